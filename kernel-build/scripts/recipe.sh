@@ -1,0 +1,84 @@
+# shellcheck shell=bash
+# What determines the bytes of the four assets: sourced by build.sh, and one of the inputs it takes the digest of.
+
+CROSS=aarch64-linux-gnu-
+
+# Every tool runs in an environment of our own, so that nothing of the caller's (flags, locale, time zone,
+# user, a compiler for Rust that happens to be there) reaches the output.
+pinned() {
+    env -i PATH="$PATH" HOME=/nonexistent TMPDIR="${TMPDIR:-/tmp}" LC_ALL=C TZ=UTC \
+        SOURCE_DATE_EPOCH=1767225600 KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 2026' \
+        KBUILD_BUILD_USER=supermachine KBUILD_BUILD_HOST=kernel-build KBUILD_BUILD_VERSION=1 "$@"
+}
+
+# LOCALVERSION set, though empty: without it the release gets a `+` when the source is a git checkout.
+kernel_make() {
+    pinned make ARCH=arm64 CROSS_COMPILE="$CROSS" LOCALVERSION= RUSTC=no-rustc PAHOLE=no-pahole "$@"
+}
+
+# unpack_source TARBALL|FOLDER TREE
+unpack_source() {
+    mkdir -p "$2"
+    if [[ -d $1 ]]; then
+        tar -C "$1" --exclude=./.git -cf - . | tar -C "$2" -xf -
+        kernel_make -s -C "$2" mrproper
+    else
+        tar -C "$2" --strip-components=1 -xf "$1"
+    fi
+    grep -q '^VERSION = ' "$2/Makefile" || { echo "$1 holds no kernel source: no Makefile with a VERSION"; return 1; }
+}
+
+# apply_patches PATCH_FOLDER TREE
+apply_patches() {
+    local patch
+    for patch in "$1"/*.patch; do
+        [[ -e $patch ]] || continue
+        patch -d "$2" -p1 --batch --forward --no-backup-if-mismatch < "$patch" || {
+            echo "$patch does not apply to Linux $(kernel_make -s -C "$2" kernelversion)"
+            return 1
+        }
+    done
+}
+
+# configure FRAGMENT TREE: everything off, then the fragment; a line of it that Kconfig did not keep is an error.
+configure() {
+    local line name lost=0
+    kernel_make -s -C "$2" KCONFIG_ALLCONFIG="$1" allnoconfig
+    while IFS= read -r line; do
+        case $line in
+            CONFIG_*=*) grep -qxF -- "$line" "$2/.config" && continue ;;
+            '# CONFIG_'*' is not set') name=${line#\# }; grep -q "^${name%% *}=" "$2/.config" || continue ;;
+            '' | '# '*) continue ;;
+        esac
+        echo "$1: Kconfig did not keep this line: $line"
+        lost=1
+    done < "$1"
+    return "$lost"
+}
+
+# compile_kernel TREE JOBS
+compile_kernel() {
+    kernel_make -C "$1" -j "$2" Image modules
+    kernel_make -s -C "$1" headers
+}
+
+# compile_module SMPARK_FOLDER TREE: a copy of the module's sources that may be littered, and the built kernel.
+compile_module() {
+    kernel_make -C "$2" M="$1" KCFLAGS="-ffile-prefix-map=$1=smpark" modules
+    "${CROSS}strip" --strip-debug "$1/smpark.ko"
+}
+
+# compile_program OUT MUSL UAPI SOURCE...: a static AArch64 program against musl and the kernel's own headers.
+# The start files and libraries are named one by one, because the cross compiler's own are glibc's.
+compile_program() {
+    local out=$1 musl=$2/usr uapi=$3 gcc=${CROSS}gcc
+    local lib=$musl/lib/aarch64-linux-musl
+    shift 3
+    pinned "$gcc" -std=gnu11 -Os -Wall -Wextra -static -fno-pie -no-pie -ffunction-sections -fdata-sections \
+        -ffile-prefix-map="$PWD=." -Wl,--gc-sections -Wl,--build-id=none -s \
+        -nostdinc -isystem "$musl/include/aarch64-linux-musl" -isystem "$uapi" \
+        -isystem "$("$gcc" -print-file-name=include)" \
+        -nostdlib "$lib/crt1.o" "$lib/crti.o" "$("$gcc" -print-file-name=crtbeginT.o)" \
+        "$@" -L"$lib" -lc "$("$gcc" -print-libgcc-file-name)" -lc \
+        "$("$gcc" -print-file-name=crtend.o)" "$lib/crtn.o" -o "$out"
+}
