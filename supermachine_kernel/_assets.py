@@ -1,0 +1,278 @@
+"""The four assets: the table of what each one is, and the object that hands it out."""
+
+import os
+
+from ._errors import AssetError, AssetInArchiveError, AssetMissingError
+from ._version import VERSION
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
+    from ._extract import StrPath
+
+try:
+    from ._manifest import MANIFEST as _MANIFEST
+except ImportError:  # a source checkout, or an editable install that found no assets
+    _MANIFEST = None  # type: ignore[assignment]
+
+SET = "aarch64"
+"""The asset set this version knows: the guest architecture, as the kernel build names it."""
+
+_DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "assets")
+
+_CURE = (
+    "install the wheel again (pip install --force-reinstall supermachine-kernel); in a checkout, build the "
+    "assets (bash kernel-build/scripts/build.sh), then pip install -e . again"
+)
+
+
+class Asset:
+    """One file of the asset set: a row of the table, and the file behind it.
+
+    `name` is the file's name, `mode` its permission bits (0o755 or 0o644). `prefix` is what its public names
+    begin with, `kind` what it must prove to be ("kernel", "program" or "module"), `licence` its SPDX
+    identifier, `variable` the environment variable that overrides it in a build, and `sizes` the smallest and
+    the largest size in bytes that a build accepts.
+    """
+
+    __slots__ = ("name", "prefix", "kind", "mode", "licence", "variable", "sizes")
+
+    def __init__(
+        self,
+        name: str,
+        prefix: str,
+        *,
+        kind: str,
+        mode: int,
+        licence: str,
+        variable: str,
+        sizes: "tuple[int, int]",
+    ) -> None:
+        self.name = name
+        self.prefix = prefix
+        self.kind = kind
+        self.mode = mode
+        self.licence = licence
+        self.variable = variable
+        self.sizes = sizes
+
+    def __repr__(self) -> str:
+        return f"<Asset {self.name}>"
+
+    @property
+    def size(self) -> int:
+        """Size in bytes, from the manifest; no file is opened. Raises AssetMissingError without a manifest."""
+        size: int = manifest()["assets"][self.name]["size"]
+        return size
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 in hexadecimal, from the manifest. Raises AssetMissingError without a manifest."""
+        digest: str = manifest()["assets"][self.name]["sha256"]
+        return digest
+
+    @property
+    def path(self) -> "Path":
+        """Where the file lies: a `pathlib.Path` to read or to hand on, never to write to.
+
+        Raises AssetMissingError when it is not there, AssetError when its size is not the manifest's, and
+        AssetInArchiveError when the package is inside an archive.
+        """
+        from pathlib import Path
+
+        return Path(self._file())
+
+    def read_bytes(self) -> bytes:
+        """The whole content. Raises AssetMissingError or AssetError."""
+        if _in_archive():
+            data = self._from_loader()
+        else:
+            with open(self._file(), "rb") as file:
+                data = file.read()
+        if len(data) != self.size:
+            raise self._wrong_size(len(data))
+        return data
+
+    def view(self) -> memoryview:
+        """The content as a read-only view of the memory-mapped file: no copy, paged in as it is touched.
+
+        The mapping lives as long as the view. In an archive, where nothing can be mapped, it is a view of the
+        bytes. Raises AssetMissingError or AssetError.
+        """
+        if _in_archive():
+            return memoryview(self.read_bytes())
+        import mmap
+
+        with open(self._file(), "rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_READ))
+
+    def extract_to(self, dest: "StrPath", *, parents: bool = False) -> "Path":
+        """Put a copy at the path `dest`, replacing a file there; return that path.
+
+        The kernel and the module get the process's default mode, the programs 0o755. With `parents`, missing
+        folders are made. Raises AssetMissingError, AssetError, DestinationMissingError (a missing parent),
+        DestinationIsDirectoryError or DestinationError.
+        """
+        from pathlib import Path
+
+        target = Path(dest)
+        if parents:
+            make_folder(target.parent)
+        self._place(target, durable=False)
+        return target
+
+    def verify(self) -> None:
+        """Compare size and SHA-256 of the file with the manifest. Raises AssetMissingError or AssetError."""
+        import hashlib
+
+        with self.view() as data:
+            found = hashlib.sha256(data).hexdigest()
+        if found != self.sha256:
+            raise AssetError(
+                f"{self._location()}: expected SHA-256 {self.sha256}, found {found}: it was changed after it was "
+                f"installed; {_CURE}"
+            )
+
+    def _place(self, target: "Path", *, durable: bool) -> None:
+        from ._extract import place_bytes, place_file
+
+        mode = self.mode if self.mode & 0o111 else None
+        if _in_archive():
+            place_bytes(self.read_bytes(), target, mode=mode, durable=durable)
+        else:
+            place_file(self._file(), target, size=self.size, mode=mode, durable=durable)
+
+    def _location(self) -> str:
+        return os.path.join(_DIRECTORY, self.name)
+
+    def _file(self) -> str:
+        """The file's path, once it is there and as long as the manifest says."""
+        location = self._location()
+        expected = self.size
+        if _in_archive():
+            raise AssetInArchiveError(
+                f"{location}: expected a file, found an archive around it; read_bytes(), extract_to() and "
+                "ensure_assets() work from here and give a real file"
+            )
+        try:
+            found = os.stat(location).st_size
+        except OSError as error:
+            raise AssetMissingError(
+                f"{location}: expected {expected} bytes, found nothing ({error.strerror}); {_CURE}"
+            ) from error
+        if found != expected:
+            raise self._wrong_size(found)
+        return location
+
+    def _wrong_size(self, found: int) -> AssetError:
+        return AssetError(f"{self._location()}: expected {self.size} bytes, found {found}; {_CURE}")
+
+    def _from_loader(self) -> bytes:
+        """The bytes through the import system (PEP 302 `get_data`), for a package that lies in a zip."""
+        loader: Any = globals()["__spec__"].loader
+        try:
+            data: bytes = loader.get_data(self._location())
+        except OSError as error:
+            raise AssetMissingError(
+                f"{self._location()}: expected {self.size} bytes, found nothing in the archive; {_CURE}"
+            ) from error
+        return data
+
+
+KERNEL = Asset(
+    "kernel",
+    "KERNEL",
+    kind="kernel",
+    mode=0o644,
+    licence="GPL-2.0-only",
+    variable="SUPERMACHINE_KERNEL_PATH",
+    sizes=(1 << 20, 128 << 20),
+)
+INIT_OCI = Asset(
+    "init-oci",
+    "INIT_OCI",
+    kind="program",
+    mode=0o755,
+    licence="Apache-2.0",
+    variable="SUPERMACHINE_INIT_OCI_PATH",
+    sizes=(4 << 10, 32 << 20),
+)
+SUPERMACHINE_AGENT = Asset(
+    "supermachine-agent",
+    "SUPERMACHINE_AGENT",
+    kind="program",
+    mode=0o755,
+    licence="Apache-2.0",
+    variable="SUPERMACHINE_AGENT_PATH",
+    sizes=(4 << 10, 64 << 20),
+)
+SMPARK_KO = Asset(
+    "smpark.ko",
+    "SMPARK_KO",
+    kind="module",
+    mode=0o644,
+    licence="GPL-2.0-only",
+    variable="SUPERMACHINE_SMPARK_KO_PATH",
+    sizes=(1 << 10, 4 << 20),
+)
+ASSETS = (KERNEL, INIT_OCI, SUPERMACHINE_AGENT, SMPARK_KO)
+
+
+def manifest() -> "dict[str, Any]":
+    """The manifest of this installation. Raises AssetMissingError where there is none."""
+    if _MANIFEST is None:
+        raise AssetMissingError(f"{_DIRECTORY}: expected the assets of an installed wheel, found none; {_CURE}")
+    return _MANIFEST
+
+
+def installed_version() -> str:
+    """The version of the assets that are here, with the label of a build of other than the locked ones."""
+    return VERSION if _MANIFEST is None else str(_MANIFEST["version"])
+
+
+def assets_dir() -> "Path":
+    """The flat folder with all four assets, as `supermachine::AssetPaths::from_dir` takes it.
+
+    Raises AssetMissingError, AssetError or AssetInArchiveError for the first asset that is not as it should be.
+    """
+    paths = [asset.path for asset in ASSETS]
+    return paths[0].parent
+
+
+def extract_all_to(directory: "StrPath") -> "Path":
+    """Put all four assets into `directory`, made with its parents where missing; return that folder.
+
+    Raises as `Asset.extract_to` does.
+    """
+    from pathlib import Path
+
+    folder = Path(directory)
+    make_folder(folder)
+    for asset in ASSETS:
+        asset.extract_to(folder / asset.name)
+    return folder
+
+
+def verify() -> None:
+    """Compare every asset with the manifest. Raises AssetMissingError or AssetError for the first that differs."""
+    for asset in ASSETS:
+        asset.verify()
+
+
+def make_folder(folder: "Path") -> None:
+    """Make `folder` and its parents. Raises DestinationError when a file is in the way, or it may not."""
+    from ._errors import DestinationError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DestinationError(
+            error.errno, f"{folder}: the folder cannot be made: {error.strerror}; name another", str(folder)
+        ) from error
+
+
+def _in_archive() -> bool:
+    """No real folder around the package, and a loader that reads from inside an archive."""
+    return not os.path.isdir(os.path.dirname(_DIRECTORY)) and hasattr(globals()["__spec__"].loader, "get_data")

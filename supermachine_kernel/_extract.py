@@ -1,0 +1,171 @@
+"""Put a file in its place: clone or copy beside the destination, then rename."""
+
+import os
+import stat
+import sys
+
+from ._errors import DestinationError, DestinationIsDirectoryError, DestinationMissingError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO, Callable, Optional, Union
+
+    StrPath = Union[str, os.PathLike[str]]
+
+TEMPORARY_PREFIX = ".supermachine-"
+"""Every file this module writes beside a destination begins with this and ends in `.tmp`."""
+
+_FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
+_CLONE_NOOWNERCOPY = 0x2  # sys/clonefile.h
+
+
+def place_file(
+    source: str, destination: "StrPath", *, size: int, mode: "Optional[int]" = None, durable: bool = False
+) -> None:
+    """Put a clone (APFS, btrfs, XFS) or a copy of the file `source` at `destination`.
+
+    `size` is in bytes: a source of another size is refused. `mode` is e.g. 0o755; without it the file gets
+    the process's default mode (0o666 less the umask). A reader of `destination` sees the old file or the new
+    one, never a part; a symbolic link there is replaced, not followed. With `durable`, the file's content is
+    on disk before it gets its name, and its name before this returns.
+
+    Raises OSError when `source` cannot be opened, and DestinationMissingError, DestinationIsDirectoryError
+    or DestinationError for what is wrong at the destination.
+    """
+    with open(source, "rb") as reader:
+
+        def fill(temporary: str) -> None:
+            if not _clone(reader, temporary):
+                _write(reader, temporary)
+
+        _replace(destination, fill, size, mode, durable)
+
+
+def place_bytes(data: bytes, destination: "StrPath", *, mode: "Optional[int]" = None, durable: bool = False) -> None:
+    """Put `data` at `destination`, with the promises and errors of `place_file`."""
+    import io
+
+    _replace(destination, lambda temporary: _write(io.BytesIO(data), temporary), len(data), mode, durable)
+
+
+def sync(path: str) -> None:
+    """Bring a file's content, or a folder's names, to disk (Windows opens no folders: there it does nothing)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if sys.platform == "darwin":
+            import fcntl
+
+            # fsync(2) on macOS hands the data to the drive, which may keep it in its cache: F_FULLFSYNC.
+            try:
+                fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+                return
+            except OSError:  # not every file system has it
+                pass
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(
+    destination: "StrPath", fill: "Callable[[str], None]", size: int, mode: "Optional[int]", durable: bool
+) -> None:
+    final = os.fspath(destination)
+    _refuse_unfit(final)
+    directory = os.path.dirname(final) or os.curdir
+    temporary = os.path.join(directory, f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(8).hex()}.tmp")
+    try:
+        default_mode = _create(temporary)
+        fill(temporary)
+        written = os.stat(temporary).st_size
+        if written != size:
+            raise DestinationError(
+                f"{final}: expected to write {size} bytes, wrote {written}: the source is not what it was; "
+                "install supermachine-kernel again"
+            )
+        os.chmod(temporary, default_mode if mode is None else mode)
+        if durable:
+            sync(temporary)
+        os.replace(temporary, final)
+        if durable:
+            sync(directory)
+    except BaseException as error:
+        import contextlib
+
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError) and not isinstance(error, DestinationError):
+            raise _explained(error, final) from error
+        raise
+
+
+def _refuse_unfit(final: str) -> None:
+    """A folder, device, socket or pipe at the destination is refused untouched."""
+    try:
+        mode = os.lstat(final).st_mode
+    except OSError:
+        return
+    if stat.S_ISDIR(mode):
+        import errno
+
+        raise _explained(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)), final)
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise DestinationError(
+            f"{final}: expected a file or nothing there, found a device, socket or pipe; name another destination"
+        )
+
+
+def _explained(error: OSError, final: str) -> DestinationError:
+    """The system's error as one line with a cure, still of the system's kind and with its errno."""
+    kind: type[DestinationError] = DestinationError
+    message = f"{final}: cannot be written: {error.strerror}; nothing was changed there"
+    if isinstance(error, FileNotFoundError):
+        kind = DestinationMissingError
+        message = f"{final}: the folder it goes into does not exist; create it, or extract with parents"
+    elif isinstance(error, IsADirectoryError):
+        kind = DestinationIsDirectoryError
+        message = f"{final}: expected a file's name, found a folder; name a file inside it"
+    return kind(error.errno, message, final)
+
+
+def _create(temporary: str) -> int:
+    """Make the empty file and return the mode the process's umask gave it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    descriptor = os.open(temporary, flags, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+
+
+def _clone(reader: "BinaryIO", temporary: str) -> bool:
+    """Share the source's blocks, where the file system can."""
+    if sys.platform == "darwin":
+        return _clonefile(reader.name, temporary)
+    if sys.platform == "linux":
+        import fcntl
+
+        with open(temporary, "wb") as writer:
+            try:
+                fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
+            except OSError:
+                return False
+        return True
+    return False
+
+
+def _clonefile(source: str, temporary: str) -> bool:
+    """clonefile(2) insists on making the file itself, so the empty one makes way."""
+    import ctypes
+
+    os.unlink(temporary)
+    library = ctypes.CDLL(None)
+    return bool(library.clonefile(os.fsencode(source), os.fsencode(temporary), _CLONE_NOOWNERCOPY) == 0)
+
+
+def _write(reader: "BinaryIO", temporary: str) -> None:
+    import shutil
+
+    with open(temporary, "wb") as writer:
+        shutil.copyfileobj(reader, writer, 1 << 20)

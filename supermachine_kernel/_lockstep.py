@@ -1,0 +1,34 @@
+"""Library and assets of one version: snapshots are keyed to the kernel build."""
+
+from ._errors import LockstepError
+from ._version import VERSION
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+
+def require_version(version: str) -> None:
+    """Pass when the installed assets are of the release `version` ("X.Y.Z"), or a build of it.
+
+    Local labels and post-releases (PEP 440) of that release pass too; pre-releases do not.
+    Raises LockstepError, with both versions and the command that mends it, and ValueError when `version`
+    is not of the form X.Y.Z.
+    """
+    from ._assets import installed_version
+
+    if _release(version) != version:
+        raise ValueError(f"expected a release version X.Y.Z, found {version!r}; pass e.g. {VERSION!r}")
+    found = installed_version()
+    if _release(found) != version:
+        raise LockstepError(
+            f"expected supermachine-kernel {version}, found {found}: snapshots are keyed to the kernel build; "
+            f'run: pip install "supermachine-kernel=={version}"'
+        )
+
+
+def _release(version: str) -> "Optional[str]":
+    import re
+
+    match = re.fullmatch(r"(\d+\.\d+\.\d+)(\.post\d+)?(\+[a-z0-9]+([._-][a-z0-9]+)*)?", version)
+    return match.group(1) if match else None

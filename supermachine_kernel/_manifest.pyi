@@ -1,0 +1,3 @@
+from typing import Any
+
+MANIFEST: dict[str, Any]
