@@ -1,0 +1,9 @@
+"""The PEP 517 hooks: setuptools' own, less those that prepare metadata before there is a wheel.
+
+The version of a wheel depends on its assets, so metadata made without them would be a guess; a frontend that
+wants it builds the wheel. An editable install shares that hook with a wheel and must not need assets.
+"""
+
+from setuptools.build_meta import build_editable, build_sdist, build_wheel
+
+__all__ = ["build_editable", "build_sdist", "build_wheel"]

@@ -1,0 +1,98 @@
+"""No asset reaches a wheel unproven: size, structure, and that kernel and module belong together."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from supermachine_kernel import InspectionError
+from supermachine_kernel._assets import ASSETS, KERNEL, Asset
+from supermachine_kernel._inspect import KernelFacts, inspect_kernel, inspect_module, inspect_program
+
+from .digest import set_digest
+from .errors import BuildError
+from .lock import LockedSet
+from .sources import Source
+
+
+@dataclass(frozen=True)
+class ProvenSet:
+    """A coherent set: the content that was proven, and what it says of itself.
+
+    `build` is the build-info.json it came with, when its digests are those of these very files.
+    """
+
+    contents: Mapping[str, bytes]
+    kernel: KernelFacts
+    build: Optional[Mapping[str, Any]]
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        return {name: hashlib.sha256(content).hexdigest() for name, content in self.contents.items()}
+
+    @property
+    def digest(self) -> str:
+        return set_digest(self.sha256)
+
+
+def prove(source: Source, locked: Optional[LockedSet] = None) -> ProvenSet:
+    """Read the files of `source` once and prove them. Raises BuildError for the first that is not right.
+
+    The build info of a locked set is the lock's, so that the files give one wheel wherever they came from.
+    """
+    contents = {asset.name: _read(asset, source.files[asset.name]) for asset in ASSETS}
+    try:
+        kernel = _prove_structure(source, contents)
+    except InspectionError as error:
+        raise BuildError(str(error)) from error
+    proven = ProvenSet(contents, kernel, None)
+    if locked is not None and locked.digest == proven.digest:
+        return ProvenSet(contents, kernel, locked.build)
+    return ProvenSet(contents, kernel, _build_info(source.build_info, proven.sha256))
+
+
+def _read(asset: Asset, path: Path) -> bytes:
+    """The content, refused by its size before it is read."""
+    smallest, largest = asset.sizes
+    try:
+        size = path.stat().st_size
+        if size and not smallest <= size <= largest:
+            raise BuildError(
+                f"{path}: expected {smallest} to {largest} bytes for {asset.name}, found {size}; "
+                "is it another file, or a part of one?"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise BuildError(f"{path}: expected a readable file, found: {error.strerror}; name the file itself") from error
+
+
+def _prove_structure(source: Source, contents: Mapping[str, bytes]) -> KernelFacts:
+    kernel = inspect_kernel(contents[KERNEL.name], str(source.files[KERNEL.name]))
+    for asset in ASSETS:
+        path = source.files[asset.name]
+        if asset.kind == "program":
+            inspect_program(contents[asset.name], str(path))
+        elif asset.kind == "module":
+            vermagic = inspect_module(contents[asset.name], str(path))
+            if vermagic.split()[0] != kernel.release:
+                raise BuildError(
+                    f"{path}: expected a module of kernel {kernel.release} ({source.files[KERNEL.name]}), found one "
+                    f"of {vermagic.split()[0]}; a set comes from one kernel build: take both files from the same"
+                )
+    return kernel
+
+
+def _build_info(path: Optional[Path], sha256: Mapping[str, str]) -> Optional[Mapping[str, Any]]:
+    """The build info, if it speaks of these very files; of others it says nothing."""
+    if path is None:
+        return None
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+        recorded = {name: asset["sha256"] for name, asset in info["assets"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BuildError(
+            f"{path}: expected the build's own record in JSON, found {error!r}; build again, or remove it"
+        ) from error
+    return info if recorded == dict(sha256) else None

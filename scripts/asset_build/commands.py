@@ -1,0 +1,150 @@
+"""The setuptools commands of this project, thin over the stages of the build."""
+
+import os
+import platform
+import sys
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import Callable, Optional, TypeVar
+
+from setuptools import Distribution
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build import build
+from setuptools.command.build_py import build_py
+from setuptools.command.editable_wheel import editable_wheel
+from setuptools.command.sdist import sdist
+
+from supermachine_kernel._assets import SET
+
+from .archive import normalize_sdist, normalize_wheel
+from .check import ProvenSet, prove
+from .errors import BuildError
+from .lock import LockedSet, read_lock
+from .sources import resolve
+from .stage import MANIFEST_NAME, stage, unstage, version_of
+
+PLATFORM_TAG = "macosx_11_0_arm64"
+PACKAGE = "supermachine_kernel"
+PROJECT = Path(__file__).resolve().parents[2]
+
+T = TypeVar("T")
+
+
+class AssetDistribution(Distribution):
+    """A distribution whose version depends on the set it carries; the set is resolved and proven once."""
+
+    editable = False
+
+    def has_ext_modules(self) -> bool:
+        """Files for one platform: they go to platlib, and `Root-Is-Purelib` is false."""
+        return True
+
+    @cached_property
+    def locked(self) -> Optional[LockedSet]:
+        return read_lock(PROJECT).set(SET)
+
+    @cached_property
+    def assets(self) -> ProvenSet:
+        return self.settle(prove(resolve(PROJECT, os.environ), self.locked))
+
+    def settle(self, proven: ProvenSet) -> ProvenSet:
+        """Give the distribution the version of `proven`, before a command has written it anywhere."""
+        self.metadata.version = version_of(proven, self.locked)
+        return proven
+
+
+class Build(build):
+    """Builds outside the checkout: nothing of an earlier build is there, and builds do not meet."""
+
+    def finalize_options(self) -> None:
+        if self.build_base == "build":
+            self._folder = tempfile.TemporaryDirectory(prefix="supermachine-kernel-build-")
+            self.build_base = self._folder.name
+        super().finalize_options()
+
+
+class BuildPy(build_py):
+    """The modules of the checkout, and the set: resolved, proven, staged."""
+
+    distribution: AssetDistribution
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            assets = _or_stop(lambda: self.distribution.assets)
+            stage(assets, Path(self.build_lib, PACKAGE), self.distribution.locked)
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        """Without a manifest that an editable install left in the checkout."""
+        modules: list[tuple[str, str, str]] = super().find_package_modules(package, package_dir)  # type: ignore[no-untyped-call]
+        return [module for module in modules if Path(module[2]).name != MANIFEST_NAME]
+
+
+class BdistWheel(bdist_wheel):
+    """The wheel, with its platform tag, the same bytes from the same files."""
+
+    distribution: AssetDistribution
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return ("py3", "none", "any" if self.distribution.editable else PLATFORM_TAG)
+
+    def finalize_options(self) -> None:
+        """Settle the version first: it names the wheel and its .dist-info."""
+        if not self.distribution.editable:
+            _or_stop(_refuse_sdist_elsewhere)
+            _or_stop(lambda: self.distribution.assets)
+        super().finalize_options()
+
+    def run(self) -> None:
+        super().run()
+        for command, _, path in self.distribution.dist_files:
+            if command == "bdist_wheel":
+                normalize_wheel(Path(path))
+
+
+class EditableWheel(editable_wheel):
+    """An editable install, on any platform: with the assets of an override or the tree, or without assets."""
+
+    distribution: AssetDistribution
+
+    def run(self) -> None:
+        package = PROJECT / PACKAGE
+        try:
+            local = resolve(PROJECT, os.environ, local_only=True)
+            assets = self.distribution.settle(prove(local, self.distribution.locked))
+            stage(assets, package, self.distribution.locked)
+        except BuildError as error:
+            unstage(package)
+            print(f"warning: installed without assets: {error}", file=sys.stderr)
+        self.distribution.editable = True
+        super().run()
+
+
+class Sdist(sdist):
+    """The sdist, the same bytes from the same files."""
+
+    def run(self) -> None:
+        super().run()
+        for path in self.archive_files or ():
+            normalize_sdist(Path(path))
+
+
+def _refuse_sdist_elsewhere() -> None:
+    """An sdist on another platform would make a wheel that cannot be installed there, and a riddle of pip's error."""
+    from_sdist = (PROJECT / "PKG-INFO").is_file()
+    at_home = sys.platform == "darwin" and platform.machine() == "arm64"
+    if from_sdist and not at_home and os.environ.get("SUPERMACHINE_CROSS_BUILD") != "1":
+        raise BuildError(
+            f"supermachine-kernel is for macOS on Apple Silicon (arm64), and this is {platform.system()} on "
+            f"{platform.machine()}: a wheel built here could not be installed here; to build the {PLATFORM_TAG} "
+            "wheel all the same, set SUPERMACHINE_CROSS_BUILD=1"
+        )
+
+
+def _or_stop(stage_of_build: Callable[[], T]) -> T:
+    """Stop the build with the message alone: frontends show what a hook printed, and a traceback helps nobody."""
+    try:
+        return stage_of_build()
+    except BuildError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,0 +1,20 @@
+"""The digests that name things: of a file, and of a set."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal, in constant memory. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def set_digest(sha256_by_name: Mapping[str, str]) -> str:
+    """The set digest of design.md: SHA-256 over the set's lines as sha256sum prints them, sorted by name."""
+    lines = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(sha256_by_name.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()

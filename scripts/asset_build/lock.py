@@ -1,0 +1,127 @@
+"""assets.lock.json: size and SHA-256 of every asset of the released version, packed and unpacked."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from supermachine_kernel._assets import ASSETS, SET
+from supermachine_kernel._version import VERSION
+
+from .digest import set_digest
+from .errors import BuildError
+
+LOCK_NAME = "assets.lock.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class LockedFile:
+    """Size in bytes and SHA-256 in hexadecimal of one file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class LockedAsset:
+    """One asset as it is in the wheel, and the `.xz` it is published as."""
+
+    unpacked: LockedFile
+    packed: LockedFile
+
+
+@dataclass(frozen=True)
+class LockedSet:
+    """One asset set of a release; `build` is the build-info.json of the build it came from, where known."""
+
+    name: str
+    assets: Mapping[str, LockedAsset]
+    build: Optional[Mapping[str, Any]] = None
+
+    @property
+    def digest(self) -> str:
+        """The set digest of design.md."""
+        return set_digest({name: asset.unpacked.sha256 for name, asset in self.assets.items()})
+
+
+@dataclass(frozen=True)
+class Lock:
+    """The sets of one version; none before it is released."""
+
+    version: str
+    sets: Mapping[str, LockedSet]
+
+    def set(self, name: str = SET) -> Optional[LockedSet]:
+        """The locked set of this source's own version, or None: a lock of another version locks nothing."""
+        return self.sets.get(name) if self.version == VERSION else None
+
+
+def read_lock(project: Path) -> Lock:
+    """The lock of a checkout or sdist. Raises BuildError when it is missing or not of its format."""
+    path = project / LOCK_NAME
+    cure = "take the file from the repository, or make it anew with scripts/release.py"
+    try:
+        return parse_lock(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BuildError(f"{path}: expected the lock, found nothing readable ({error.strerror}); {cure}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BuildError(f"{path}: expected a lock of format {FORMAT}, found {error!r}; {cure}") from error
+
+
+def parse_lock(text: str) -> Lock:
+    """The lock in `text`. Raises ValueError, KeyError, TypeError or AttributeError on what is none."""
+    document = json.loads(text)
+    if document["format"] != FORMAT:
+        raise ValueError(f"format {document['format']!r}")
+    sets = {name: _parse_set(name, value) for name, value in document["sets"].items()}
+    return Lock(_text(document["version"]), sets)
+
+
+def format_lock(lock: Lock) -> str:
+    """The text of the lock: the same for the same lock, one asset's change a change of its own lines."""
+    document = {
+        "format": FORMAT,
+        "version": lock.version,
+        "sets": {
+            name: {
+                "set_digest": locked.digest,
+                "assets": {
+                    asset: {**vars(entry.unpacked), "xz": vars(entry.packed)}
+                    for asset, entry in sorted(locked.assets.items())
+                },
+                "build": locked.build,
+            }
+            for name, locked in sorted(lock.sets.items())
+        },
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _parse_set(name: str, value: Any) -> LockedSet:
+    assets = {
+        asset.name: LockedAsset(
+            unpacked=_parse_file(value["assets"][asset.name]), packed=_parse_file(value["assets"][asset.name]["xz"])
+        )
+        for asset in ASSETS
+    }
+    locked = LockedSet(name, assets, value.get("build"))
+    if value["set_digest"] != locked.digest:
+        raise ValueError(f"set_digest {value['set_digest']!r}, where its assets give {locked.digest!r}")
+    return locked
+
+
+def _parse_file(value: Any) -> LockedFile:
+    size, sha256 = value["size"], _text(value["sha256"])
+    if type(size) is not int or size < 0:
+        raise ValueError(f"size {size!r}")
+    if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+        raise ValueError(f"sha256 {sha256!r}")
+    return LockedFile(size, sha256)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} where a string should be")
+    return value

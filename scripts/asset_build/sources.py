@@ -1,0 +1,155 @@
+"""Where the set comes from: override, then tree, then release; whole from one of them, or not at all.
+
+The numbers 1 to 3 are those of the order in README.md and in the message when nothing is found.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from supermachine_kernel._assets import ASSETS, SET
+
+from .errors import BuildError
+from .lock import LockedSet, read_lock
+
+BUILD_INFO = "build-info.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A resolved set: `kind` is "override", "tree" or "release"; `files` has a path for every asset's name."""
+
+    kind: str
+    files: Mapping[str, Path]
+    build_info: Optional[Path] = None
+
+
+def resolve(project: Path, environ: Mapping[str, str], *, local_only: bool = False) -> Source:
+    """Find the set for a build of the checkout or sdist `project`.
+
+    Single-file overrides win over any source; what they leave open comes from one source. With `local_only`
+    the release is not considered. Raises BuildError.
+    """
+    singles = _single_files(environ)
+    if len(singles) == len(ASSETS):
+        return Source("override", singles)
+    source = _override(environ) or _tree(project, environ)  # 1, 2
+    if source is None and not local_only:
+        source = _release(project, environ)  # 3
+    if source is None:
+        raise BuildError(nothing_found(project, environ, "3. release: not considered for an editable install"))
+    if not singles:
+        return source
+    return Source("override", {**source.files, **singles}, source.build_info)
+
+
+def nothing_found(project: Path, environ: Mapping[str, str], release: str) -> str:
+    """The message of a build that has no source: each that was tried, in order, and what to do for it."""
+    trees = ", ".join(str(tree) for tree in _tree_candidates(project, environ)) or "none wanted (set empty)"
+    return "\n".join(
+        (
+            f"no asset set for {SET} found; tried, in this order:",
+            "  1. override: SUPERMACHINE_ASSETS_DIR is not set; set it to a folder with "
+            + ", ".join(asset.name for asset in ASSETS),
+            f"  2. tree: no out/{SET}/ in {trees}; run bash kernel-build/scripts/build.sh (on Debian or Ubuntu), "
+            "or set SUPERMACHINE_KERNEL_BUILD",
+            f"  {release}",
+        )
+    )
+
+
+def _single_files(environ: Mapping[str, str]) -> dict[str, Path]:
+    return {
+        asset.name: _readable(Path(environ[asset.variable]), asset.variable)
+        for asset in ASSETS
+        if environ.get(asset.variable)
+    }
+
+
+def _override(environ: Mapping[str, str]) -> Optional[Source]:
+    if not environ.get("SUPERMACHINE_ASSETS_DIR"):
+        return None
+    folder = Path(environ["SUPERMACHINE_ASSETS_DIR"])
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise BuildError(
+            f"SUPERMACHINE_ASSETS_DIR={folder}: expected a folder with the whole set, found {found}; "
+            "set it to that folder, or unset it"
+        )
+    cure = "put them there, or unset SUPERMACHINE_ASSETS_DIR: a set comes whole from one source"
+    return _folder("override", folder, environ, cure)
+
+
+def _tree(project: Path, environ: Mapping[str, str]) -> Optional[Source]:
+    for tree in _tree_candidates(project, environ):
+        folder = tree / "out" / SET
+        if folder.is_dir():
+            cure = (
+                f"run bash {tree / 'scripts' / 'build.sh'}, or set SUPERMACHINE_KERNEL_BUILD= (empty) to go on "
+                "without the tree: a set comes whole from one source"
+            )
+            return _folder("tree", folder, environ, cure)
+    if environ.get("SUPERMACHINE_KERNEL_BUILD"):
+        raise BuildError(
+            f"SUPERMACHINE_KERNEL_BUILD={environ['SUPERMACHINE_KERNEL_BUILD']}: expected a kernel-build tree with "
+            f"out/{SET}/, found no such folder; build it there, or unset the variable"
+        )
+    return None
+
+
+def _tree_candidates(project: Path, environ: Mapping[str, str]) -> list[Path]:
+    chosen = environ.get("SUPERMACHINE_KERNEL_BUILD")
+    if chosen is None:
+        return [project / "kernel-build", project.parent / "kernel-build"]
+    return [Path(chosen)] if chosen else []
+
+
+def _release(project: Path, environ: Mapping[str, str]) -> Source:
+    from .release import fetch
+
+    locked: Optional[LockedSet] = read_lock(project).set(SET)
+    if locked is None:
+        raise BuildError(
+            nothing_found(
+                project,
+                environ,
+                "3. release: assets.lock.json has no locked release for this version; use one of the above, or "
+                "a version that has been released",
+            )
+        )
+    return Source("release", fetch(locked, environ))
+
+
+def _folder(kind: str, folder: Path, environ: Mapping[str, str], cure: str) -> Source:
+    """The set in a flat folder; what is overridden file by file may be missing there."""
+    wanted = [asset for asset in ASSETS if not environ.get(asset.variable)]
+    missing = [asset.name for asset in wanted if not os.path.lexists(folder / asset.name)]
+    if missing:
+        raise BuildError(f"{folder}: expected {_listed(a.name for a in wanted)}, found no {_listed(missing)}; {cure}")
+    files = {asset.name: _readable(folder / asset.name, f"the {kind}") for asset in wanted}
+    info = folder / BUILD_INFO
+    return Source(kind, files, info if info.is_file() else None)
+
+
+def _readable(path: Path, wanted_by: str) -> Path:
+    """`path`, once it is proven to be a file that can be read."""
+    found = ""
+    if path.is_symlink() and not path.exists():
+        found = f"a dangling link to {path.readlink()}"
+    elif path.is_dir():
+        found = "a folder"
+    elif not path.exists():
+        found = "nothing"
+    elif not path.is_file():
+        found = "a device, socket or pipe"
+    elif not os.access(path, os.R_OK):
+        found = "a file that may not be read"
+    if found:
+        raise BuildError(f"{path}: expected a readable file ({wanted_by}), found {found}; name the file itself")
+    return path
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)

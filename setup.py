@@ -1,0 +1,22 @@
+"""The commands of the build; what they do is in scripts/asset_build."""
+
+import sys
+from pathlib import Path
+
+from setuptools import setup
+
+PROJECT = Path(__file__).resolve().parent
+sys.path[:0] = [str(PROJECT), str(PROJECT / "scripts")]
+
+from asset_build import commands  # noqa: E402
+
+setup(
+    distclass=commands.AssetDistribution,
+    cmdclass={
+        "build": commands.Build,
+        "build_py": commands.BuildPy,
+        "bdist_wheel": commands.BdistWheel,
+        "editable_wheel": commands.EditableWheel,
+        "sdist": commands.Sdist,
+    },
+)
