@@ -5,10 +5,9 @@ from pathlib import Path
 
 from setuptools import setup
 
-PROJECT = Path(__file__).resolve().parent
-sys.path[:0] = [str(PROJECT), str(PROJECT / "scripts")]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from asset_build import commands  # noqa: E402
+from scripts.asset_build import commands  # noqa: E402
 
 setup(
     distclass=commands.AssetDistribution,

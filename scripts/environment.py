@@ -1,0 +1,123 @@
+"""The project's own virtual environments: in the user's cache folder, one a purpose and Python, made once."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+PIP = "pip==26.0.1"
+"""The first step of every environment: a pip that knows dependency groups (PEP 735), on Python 3.9 too."""
+
+
+class SetupError(Exception):
+    """What this machine lacks, and the one command that mends it."""
+
+
+def cache_home() -> Path:
+    """The project's folder in the user's cache (XDG Base Directory; ~/Library/Caches on macOS)."""
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "supermachine-kernel"
+
+
+def ensure(group: str, python: str = sys.executable) -> Path:
+    """The interpreter of an environment with the dependency group `group` of pyproject.toml.
+
+    The group "build" has what pyproject.toml's build-system requires as well. Raises SetupError.
+    """
+    folder = cache_home() / "venv" / f"{group}-{_key(group, python)}"
+    interpreter = folder / "bin" / "python"
+    complete = folder / "complete"
+    with _locked(folder.with_suffix(".lock")):
+        if not complete.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            say(f"making the {group} environment for {_version(python)} (once)")
+            _make(folder, interpreter, group, python)
+            complete.touch()
+    return interpreter
+
+
+def install_system_tools(commands: dict[str, str]) -> None:
+    """Install with apt the packages of those commands (command: Debian package) that are not on the PATH.
+
+    Raises SetupError, with the command to run, where apt or the right to use it is missing.
+    """
+    missing = sorted({package for command, package in commands.items() if shutil.which(command) is None})
+    if missing:
+        apt_install(missing)
+
+
+def apt_install(packages: list[str]) -> None:
+    """Install Debian packages, as root or through sudo. Raises SetupError with the command to run instead."""
+    install = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
+    by_hand = f"run: sudo {' '.join(install)}"
+    if shutil.which("apt-get") is None:
+        raise SetupError(f"expected {', '.join(packages)} to be installed, and there is no apt-get here; install them")
+    prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    if prefix and shutil.which("sudo") is None:
+        raise SetupError(f"{', '.join(packages)} missing, and no right to install it; {by_hand}")
+    say(f"installing {', '.join(packages)}")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["apt-get", "update"], install):
+        done = subprocess.run([*prefix, *command], env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise SetupError(f"{', '.join(packages)}: apt-get ended with {done.returncode}: {last}; {by_hand}")
+
+
+def say(message: str) -> None:
+    """Progress, on standard error: standard output is for results."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def _make(folder: Path, interpreter: Path, group: str, python: str) -> None:
+    created = subprocess.run([python, "-m", "venv", str(folder)], capture_output=True, text=True, check=False)
+    if created.returncode and "ensurepip" in created.stdout + created.stderr:  # Debian keeps it in a package
+        apt_install([f"python{_version(python).rpartition('.')[0]}-venv"])
+        _run([python, "-m", "venv", "--clear", str(folder)])
+    elif created.returncode:
+        raise SetupError(f"{folder}: no virtual environment: {created.stderr.strip() or created.stdout.strip()}")
+    pip = [str(interpreter), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    _run([*pip, PIP])
+    _run([*pip, "--group", f"{PROJECT / 'pyproject.toml'}:{group}"])
+    if group == "build":
+        _run([*pip, *_build_requires(interpreter)])
+
+
+def _build_requires(interpreter: Path) -> list[str]:
+    program = "import build, sys; print(*sorted(build.ProjectBuilder(sys.argv[1]).build_system_requires), sep='\\n')"
+    return _run([str(interpreter), "-c", program, str(PROJECT)]).split()
+
+
+def _key(group: str, python: str) -> str:
+    pyproject = (PROJECT / "pyproject.toml").read_bytes()
+    return hashlib.sha256(b"\0".join((pyproject, python.encode(), _version(python).encode()))).hexdigest()[:16]
+
+
+def _version(python: str) -> str:
+    return _run([python, "-c", "import platform; print(platform.python_version())"]).strip()
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SetupError(f"{' '.join(command)}: ended with {done.returncode}:\n{done.stdout}{done.stderr}".rstrip())
+    return done.stdout
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+"""Build the wheel and check it: from the assets that are there, or from source."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: this very file would hide the package wheel
+
+from scripts import environment  # noqa: E402
+from scripts.environment import PROJECT, SetupError, say  # noqa: E402
+
+EPILOG = """\
+The assets come from the first of these that is there:
+  1. override  SUPERMACHINE_ASSETS_DIR, a folder with the whole set (one file each: SUPERMACHINE_KERNEL_PATH,
+               SUPERMACHINE_INIT_OCI_PATH, SUPERMACHINE_AGENT_PATH, SUPERMACHINE_SMPARK_KO_PATH)
+  2. tree      SUPERMACHINE_KERNEL_BUILD, else kernel-build/ here, else ../kernel-build/
+  3. release   the files that assets.lock.json locks, from SUPERMACHINE_RELEASE_URL or the GitHub release
+
+examples:
+  python3 scripts/wheel.py --from-source          build the four assets, then the wheel
+  python3 scripts/wheel.py --out /tmp/wheels --json
+"""
+
+
+class WheelError(Exception):
+    """Why there is no wheel, or no right one."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status: 0 a checked wheel, 1 none, 2 usage."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.from_source:
+            build_assets()
+        report = build_wheel(options.out)
+    except (WheelError, SetupError) as error:
+        print(f"wheel.py: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(report, indent=2) if options.json else _table(report))
+    return 0
+
+
+def build_assets() -> None:
+    """Build the tree's assets from source; a second time they come out of the cache."""
+    say("building the assets from source")
+    script = PROJECT / "kernel-build" / "scripts" / "build.sh"
+    done = subprocess.run(["bash", str(script)], stdout=sys.stderr, check=False)
+    if done.returncode:
+        raise WheelError(f"{script.relative_to(PROJECT)} ended with {done.returncode}; its message is above")
+
+
+def build_wheel(out: Path) -> dict[str, Any]:
+    """Build, check, and put the wheel into `out`; what it is, for `--json`. Raises WheelError or SetupError."""
+    python = environment.ensure("build")
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".wheel-", dir=out) as folder:
+        built = _build(python, Path(folder))
+        report = _check(python, built)
+        final = out / built.name
+        built.replace(final)
+    return {"wheel": str(final), **report}
+
+
+def _build(python: Path, folder: Path) -> Path:
+    say("building the wheel")
+    command = [str(python), "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(PROJECT)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        _, error, message = done.stdout.partition("\nerror: ")
+        raise WheelError(message.partition("\nERROR Backend")[0].strip() if error else done.stdout.strip())
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def _check(python: Path, wheel: Path) -> dict[str, Any]:
+    """Audit the finished wheel, install it as pip does on the Mac, and let the module verify itself."""
+    say("checking the wheel")
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "site"
+        install(python, wheel, target)
+        command = [str(python), "-m", "supermachine_kernel", "verify"]
+        inside = {**os.environ, "PYTHONPATH": str(target), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(command, cwd=folder, env=inside, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise WheelError(f"{wheel.name}: does not verify once installed: {(done.stderr or done.stdout).strip()}")
+        program = "import json, supermachine_kernel; print(json.dumps(supermachine_kernel.MANIFEST))"
+        shown = subprocess.run([str(python), "-c", program], cwd=folder, env=inside, capture_output=True, check=True)
+        manifest = json.loads(shown.stdout)
+    with zipfile.ZipFile(wheel) as archive:
+        (wheel_file,) = (name for name in archive.namelist() if name.endswith(".dist-info/WHEEL"))
+        fields = archive.read(wheel_file).decode().splitlines()
+    (tag,) = (line.partition(": ")[2] for line in fields if line.startswith("Tag: "))
+    content = wheel.read_bytes()
+    return {
+        "version": manifest["version"],
+        "tag": tag,
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "set_digest": manifest["set_digest"],
+        "origin": manifest["origin"],
+        "kernel_release": manifest["kernel_release"],
+        "af_tsi": manifest["af_tsi"],
+        "assets": manifest["assets"],
+    }
+
+
+def install(python: Path, wheel: Path, target: Path) -> None:
+    """Install the wheel into the folder `target` as pip would for macOS on Apple Silicon. Raises WheelError."""
+    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
+    command += ["--no-deps", "--platform", "macosx_11_0_arm64", "--only-binary=:all:", "--target", str(target)]
+    done = subprocess.run([*command, str(wheel)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise WheelError(f"{wheel.name}: pip does not install it: {done.stderr.strip()}")
+
+
+def _table(report: dict[str, Any]) -> str:
+    tsi = "with AF_TSI" if report["af_tsi"] else "without AF_TSI"
+    lines = [
+        f"wheel       {report['wheel']}",
+        f"tag         {report['tag']}",
+        f"size        {report['size']} bytes",
+        f"SHA-256     {report['sha256']}",
+        f"set digest  {report['set_digest']} ({report['origin']})",
+        f"kernel      {report['kernel_release']} {tsi}",
+        "",
+        f"{'asset':<19} {'bytes':>9} {'mode':>6}  SHA-256",
+    ]
+    for name, asset in report["assets"].items():
+        lines.append(f"{name:<19} {asset['size']:>9} {asset['mode']:#6o}  {asset['sha256']}")
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--from-source", action="store_true", help="build the assets first (kernel-build/)")
+    parser.add_argument("--out", type=Path, default=PROJECT / "dist", help="folder for the wheel (default: dist/)")
+    parser.add_argument("--json", action="store_true", help="print what was built as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
