@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""Check everything: style, types, the tests on a real wheel, and the module's tests on every Python found."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: its wheel.py would hide the package wheel
+
+from scripts import environment, wheel  # noqa: E402
+from scripts.environment import PROJECT, SetupError, say  # noqa: E402
+
+SUPPORTED = ("3.9", "3.10", "3.11", "3.12", "3.13")
+SYSTEM_TOOLS = {
+    "qemu-system-aarch64": "qemu-system-arm",
+    "mkfs.btrfs": "btrfs-progs",
+    "mksquashfs": "squashfs-tools",
+    "mkfs.erofs": "erofs-utils",
+    "mkfs.ext4": "e2fsprogs",
+    "nginx": "nginx-light",
+    "debootstrap": "debootstrap",
+    "strace": "strace",
+    "openssl": "openssl",
+    "curl": "curl",
+    "xz": "xz-utils",
+    "git": "git",
+    "gcc": "gcc",
+    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
+    "patchelf": "patchelf",
+    "ccache": "ccache",
+}
+"""What the tests run beside Python, and the Debian package it is in."""
+
+EPILOG = """\
+stages: ruff, mypy, the assets from source (cached), the wheel, pytest, and the tests of the installed module
+(tests/module) on every other supported Python that is found. Arguments after -- go to pytest.
+
+examples:
+  python3 scripts/test.py                       everything
+  python3 scripts/test.py --quick               the inner loop: nothing that boots, freezes or needs the network
+  python3 scripts/test.py -- -k extract -x
+"""
+
+
+class StageFailed(Exception):
+    """The name of the stage that was not good; its output has been shown."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the stages; the exit status: 0 all good, 1 a stage failed, 2 usage."""
+    options = _parser().parse_args(arguments)
+    started = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory(prefix="supermachine-kernel-test-") as folder:
+            run(Path(folder), quick=options.quick, pytest_arguments=options.pytest)
+    except (SetupError, wheel.WheelError) as error:
+        print(f"test.py: {error}", file=sys.stderr)
+        return 1
+    except StageFailed as failed:
+        print(f"test.py: {failed} failed after {time.monotonic() - started:.0f} s", file=sys.stderr)
+        return 1
+    print(f"test.py: all good in {time.monotonic() - started:.0f} s", file=sys.stderr)
+    return 0
+
+
+def run(folder: Path, *, quick: bool, pytest_arguments: list[str]) -> None:
+    """The stages, in order. Raises StageFailed, SetupError or WheelError."""
+    if not quick and sys.platform == "linux":
+        environment.install_system_tools(SYSTEM_TOOLS)
+    python = environment.ensure("test")
+    _stage("ruff format", [python, "-m", "ruff", "format", "--check", "--quiet", "."])
+    _stage("ruff", [python, "-m", "ruff", "check", "--quiet", "."])
+    _stage("mypy", [python, "-m", "mypy"])
+    if sys.platform == "linux":
+        wheel.build_assets()
+    installed = _installed(python, folder)
+    select = ["-m", "not slow"] if quick else []
+    _stage("pytest", [python, "-m", "pytest", "-n", "2", *select, *pytest_arguments], installed)
+    if not quick:
+        for version, other in other_pythons().items():
+            module_tests = [environment.ensure("module", other), "-m", "pytest", "-n", "2", "-m", "not slow"]
+            _stage(f"module on {version}", [*module_tests, "tests/module"], installed)
+
+
+def other_pythons() -> dict[str, str]:
+    """The supported Pythons of this machine but the running one: on the PATH, or installed by pyenv."""
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    found = {}
+    for version in SUPPORTED:
+        candidates = [*sorted(pyenv.glob(f"{version}.*/bin/python")), shutil.which(f"python{version}")]
+        works = [str(candidate) for candidate in candidates if candidate and _is(str(candidate), version)]
+        if works and version != running:
+            found[version] = works[0]
+        elif version != running:
+            say(f"Python {version} is not on this machine: its module tests are left to another")
+    return found
+
+
+def _is(python: str, version: str) -> bool:
+    """A pyenv shim is on the PATH even where it leads to nothing."""
+    program = "import sys; print('%d.%d' % sys.version_info[:2])"
+    done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=False)
+    return done.returncode == 0 and done.stdout.strip() == version
+
+
+def _installed(python: Path, folder: Path) -> dict[str, str]:
+    """Build the wheel and install it as on the Mac; the environment that lets tests find both."""
+    report = wheel.build_wheel(folder)
+    site = folder / "site"
+    wheel.install(python, Path(report["wheel"]), site)
+    say(json.dumps({key: report[key] for key in ("version", "sha256", "set_digest")}))
+    return {"SUPERMACHINE_TEST_WHEEL": report["wheel"], "SUPERMACHINE_TEST_INSTALLED": str(site)}
+
+
+def _stage(name: str, command: list[str | Path], extra: dict[str, str] | None = None) -> None:
+    say(f"--- {name}")
+    started = time.monotonic()
+    done = subprocess.run([str(part) for part in command], cwd=PROJECT, env={**os.environ, **(extra or {})}, check=False)
+    if done.returncode:
+        raise StageFailed(name)
+    say(f"--- {name}: {time.monotonic() - started:.0f} s")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="leave out what boots, freezes or needs the network")
+    parser.add_argument("pytest", nargs="*", metavar="PYTEST_ARGUMENT", help="passed on to pytest, after --")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

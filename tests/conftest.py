@@ -1,0 +1,80 @@
+"""The tests' common ground: one real wheel, built once, installed as on the Mac, first on the path.
+
+scripts/test.py prepares it and names it in the environment; pytest alone prepares it the same way.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the wheel's module, not the checkout's, be what tests import, here and in what they start."""
+    if "SUPERMACHINE_TEST_INSTALLED" not in os.environ:
+        _prepare(config)
+    for variable in [name for name in os.environ if name.startswith("SUPERMACHINE_") and "_TEST_" not in name]:
+        if variable != "SUPERMACHINE_BUILD_CACHE":
+            del os.environ[variable]
+    installed = os.environ["SUPERMACHINE_TEST_INSTALLED"]
+    os.environ["PYTHONPATH"] = installed
+    sys.path[:0] = [installed, str(PROJECT)]
+
+
+def _prepare(config: pytest.Config) -> None:
+    folder = tempfile.TemporaryDirectory(prefix="supermachine-kernel-test-")
+    config.add_cleanup(folder.cleanup)
+    wheels, site = Path(folder.name) / "wheels", Path(folder.name) / "site"
+    subprocess.run([sys.executable, str(PROJECT / "scripts" / "wheel.py"), "--out", str(wheels)], check=True)
+    (wheel,) = wheels.glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--only-binary=:all:"]
+    subprocess.run([*pip, "--platform", "macosx_11_0_arm64", "--target", str(site), str(wheel)], check=True)
+    os.environ.update(SUPERMACHINE_TEST_WHEEL=str(wheel), SUPERMACHINE_TEST_INSTALLED=str(site))
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The checkout."""
+    return PROJECT
+
+
+@pytest.fixture(scope="session")
+def wheel() -> Path:
+    """The finished wheel."""
+    return Path(os.environ["SUPERMACHINE_TEST_WHEEL"])
+
+
+@pytest.fixture(scope="session")
+def installed() -> Path:
+    """The folder pip installed that wheel into, as for macOS on Apple Silicon."""
+    return Path(os.environ["SUPERMACHINE_TEST_INSTALLED"])
+
+
+@pytest.fixture(scope="session")
+def built_set() -> Path:
+    """The folder with the four files as the kernel build left them, and their build-info.json."""
+    folder = PROJECT / "kernel-build" / "out" / "aarch64"
+    if not (folder / "build-info.json").is_file():
+        pytest.fail(f"{folder}: not built; run bash kernel-build/scripts/build.sh, or python3 scripts/test.py")
+    return folder
+
+
+@pytest.fixture
+def copy_of_checkout(tmp_path: Path) -> Path:
+    """A fresh copy of the files git knows, as they are in the working tree, to build from and to change."""
+    copy = tmp_path / "checkout"
+    listed = ["git", "-C", str(PROJECT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, names):
+        if (PROJECT / name).is_file():  # deleted in the working tree, still in the index
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(PROJECT / name, copy / name)
+    return copy
