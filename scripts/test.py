@@ -16,8 +16,8 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: its wheel.py would hide the package wheel
 
-from scripts import environment, wheel  # noqa: E402
-from scripts.environment import PROJECT, SetupError, say  # noqa: E402
+from scripts import environment, wheel
+from scripts.environment import PROJECT, SetupError, say
 
 SUPPORTED = ("3.9", "3.10", "3.11", "3.12", "3.13")
 SYSTEM_TOOLS = {
@@ -35,6 +35,7 @@ SYSTEM_TOOLS = {
     "git": "git",
     "gcc": "gcc",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
+    "arm-linux-gnueabi-as": "binutils-arm-linux-gnueabi",
     "patchelf": "patchelf",
     "ccache": "ccache",
 }
@@ -125,7 +126,9 @@ def _installed(python: Path, folder: Path) -> dict[str, str]:
 def _stage(name: str, command: list[str | Path], extra: dict[str, str] | None = None) -> None:
     say(f"--- {name}")
     started = time.monotonic()
-    done = subprocess.run([str(part) for part in command], cwd=PROJECT, env={**os.environ, **(extra or {})}, check=False)
+    done = subprocess.run(
+        [str(part) for part in command], cwd=PROJECT, env={**os.environ, **(extra or {})}, check=False
+    )
     if done.returncode:
         raise StageFailed(name)
     say(f"--- {name}: {time.monotonic() - started:.0f} s")

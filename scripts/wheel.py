@@ -17,8 +17,8 @@ from typing import Any
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: this very file would hide the package wheel
 
-from scripts import environment  # noqa: E402
-from scripts.environment import PROJECT, SetupError, say  # noqa: E402
+from scripts import environment
+from scripts.environment import PROJECT, SetupError, say
 
 EPILOG = """\
 The assets come from the first of these that is there:

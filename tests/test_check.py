@@ -1,0 +1,220 @@
+"""What a set must prove, and what is said of each wrong file: real ones, of the kinds people hand over."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from scripts.asset_build.check import prove
+from scripts.asset_build.digest import set_digest
+from scripts.asset_build.errors import BuildError
+from scripts.asset_build.lock import LockedAsset, LockedFile, LockedSet
+from scripts.asset_build.sources import Source
+from supermachine_kernel._assets import ASSETS
+from tests.support import elf
+
+MakeFile = Callable[[Path, Path], Path]
+
+
+def source_with(built_set: Path, build_info: Path | None = None, **replaced: Path) -> Source:
+    files = {asset.name: built_set / asset.name for asset in ASSETS}
+    files.update({name.replace("_", "-") if "smpark" not in name else "smpark.ko": p for name, p in replaced.items()})
+    return Source("override", files, build_info)
+
+
+def test_the_built_set_is_proven(built_set: Path) -> None:
+    proven = prove(source_with(built_set, built_set / "build-info.json"))
+    info = json.loads((built_set / "build-info.json").read_text())
+    assert proven.kernel.release == info["kernel_release"]
+    assert proven.kernel.af_tsi is False, "the repository carries no AF_TSI series"
+    assert proven.build == info
+    sums = subprocess.run(["sha256sum", *sorted(proven.contents)], cwd=built_set, capture_output=True, check=True)
+    assert proven.digest == set_digest(proven.sha256)
+    digest_of_sums = subprocess.run(["sha256sum"], input=sums.stdout, capture_output=True, check=True)
+    assert digest_of_sums.stdout.split()[0].decode() == proven.digest
+
+
+def test_af_tsi_is_read_from_the_image(built_set: Path, tmp_path: Path) -> None:
+    """The name of its `struct proto` stands in the data of a kernel that has the family."""
+    content = bytearray((built_set / "kernel").read_bytes())
+    content[-64:-57] = b"AF_TSI\0"
+    patched = tmp_path / "kernel"
+    patched.write_bytes(content)
+    assert prove(source_with(built_set, kernel=patched)).kernel.af_tsi is True
+
+
+def gzipped(kernel: Path, folder: Path) -> Path:
+    return write(folder, gzip.compress(kernel.read_bytes(), 1))
+
+
+def big_endian(kernel: Path, folder: Path) -> Path:
+    content = bytearray(kernel.read_bytes())
+    content[24] |= 1  # booting.rst: bit 0 of flags
+    return write(folder, bytes(content))
+
+
+def efi_zboot(kernel: Path, folder: Path) -> Path:
+    """A zboot header (drivers/firmware/efi/libstub/zboot-header.S) with its compressed payload."""
+    payload = gzip.compress(kernel.read_bytes(), 1)
+    header = struct.pack("<4s4sII8s32sI", b"MZ\0\0", b"zimg", 64, len(payload), b"", b"gzip", 0x818223CD)
+    return write(folder, header + payload)
+
+
+def appended(kernel: Path, folder: Path) -> Path:
+    content = kernel.read_bytes()
+    image_size = int.from_bytes(content[16:24], "little")
+    return write(folder, content.ljust(image_size + 1, b"\0"))
+
+
+def debian_bzimage(_kernel: Path, folder: Path) -> Path:
+    """memtest86+ is a small program in the format of an x86 bzImage (Documentation/arch/x86/boot.rst)."""
+    subprocess.run(["apt-get", "download", "-q", "memtest86+"], cwd=folder, capture_output=True, check=True)
+    (package,) = folder.glob("*.deb")
+    subprocess.run(["dpkg-deb", "-x", package, folder / "unpacked"], check=True)
+    return write(folder, (folder / "unpacked/boot/memtest86+x64.bin").read_bytes().ljust(2 << 20, b"\0"))
+
+
+def write(folder: Path, content: bytes) -> Path:
+    path = folder / "kernel"
+    path.write_bytes(content)
+    return path
+
+
+KERNELS: list[tuple[str, MakeFile, str]] = [
+    ("empty", lambda k, d: write(d, b""), "expected an uncompressed arm64 Linux Image, found an empty file"),
+    ("cut in half", lambda k, d: write(d, k.read_bytes()[: k.stat().st_size // 2]), "expected a whole Linux Image"),
+    ("gzip", gzipped, "found gzip data (an Image.gz): gunzip it"),
+    ("big-endian", big_endian, "expected a little-endian kernel, found a big-endian one"),
+    ("EFI zboot", efi_zboot, "found an EFI zboot image"),
+    ("noise", lambda k, d: write(d, bytes(range(256)) * 8192), "where its magic b'ARMd' should be"),
+    ("longer than its image_size", appended, "expected at most its image_size,"),
+    ("vmlinux", lambda k, d: write(d, elf.static_program(d).read_bytes().ljust(2 << 20, b"\0")), "an ELF file"),
+    ("too small", lambda k, d: write(d, k.read_bytes()[:4096]), "bytes for kernel, found 4096"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), [k[1:] for k in KERNELS], ids=[k[0] for k in KERNELS])
+def test_a_wrong_kernel(built_set: Path, tmp_path: Path, make: MakeFile, message: str) -> None:
+    path = make(built_set / "kernel", tmp_path)
+    assert_refused(source_with(built_set, kernel=path), path, message)
+
+
+@pytest.mark.slow
+def test_an_x86_bzimage(built_set: Path, tmp_path: Path) -> None:
+    path = debian_bzimage(built_set / "kernel", tmp_path)
+    assert_refused(source_with(built_set, kernel=path), path, "found an x86 bzImage")
+
+
+def script(folder: Path) -> Path:
+    path = folder / "init.sh"
+    path.write_text("#!/bin/sh\n" + "# padding\n" * 1000)
+    return path
+
+
+def truncated(folder: Path) -> Path:
+    program = elf.static_program(folder)
+    program.write_bytes(program.read_bytes()[:12288])
+    return program
+
+
+PROGRAMS: list[tuple[str, Callable[[Path], Path], str]] = [
+    ("x86-64", elf.x86_64_program, "expected a static AArch64 executable, found an ELF for x86-64"),
+    ("32-bit ARM", elf.arm32_program, "found a 32-bit little-endian ELF for 32-bit ARM"),
+    ("dynamic", elf.dynamic_program, "found one that needs the loader /lib/ld-linux-aarch64.so.1"),
+    ("shared library", elf.shared_library, "expected a static executable, found a shared library"),
+    ("script", script, "found a script"),
+    ("relocatable", elf.relocatable, "expected a static executable, found a relocatable file"),
+    ("truncated", truncated, "it is truncated"),
+]
+
+
+@pytest.mark.parametrize("name", ["init_oci", "supermachine_agent"])
+@pytest.mark.parametrize(("make", "message"), [p[1:] for p in PROGRAMS], ids=[p[0] for p in PROGRAMS])
+def test_a_wrong_program(
+    built_set: Path, tmp_path: Path, name: str, make: Callable[[Path], Path], message: str
+) -> None:
+    path = make(tmp_path)
+    assert_refused(source_with(built_set, **{name: path}), path, message)
+
+
+@pytest.mark.parametrize("make", [elf.static_program, elf.static_pie])
+def test_a_right_program(built_set: Path, tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    prove(source_with(built_set, init_oci=make(tmp_path)))
+
+
+def test_a_module_of_another_kernel(built_set: Path, tmp_path: Path) -> None:
+    other = elf.with_vermagic(built_set / "smpark.ko", "6.1.0-44-arm64 SMP mod_unload modversions aarch64", tmp_path)
+    message = "found one of 6.1.0-44-arm64; a set comes from one kernel build"
+    assert_refused(source_with(built_set, smpark_ko=other), other, message)
+
+
+def test_a_module_without_vermagic(built_set: Path, tmp_path: Path) -> None:
+    other = elf.with_vermagic(built_set / "smpark.ko", "", tmp_path)
+    assert_refused(source_with(built_set, smpark_ko=other), other, "expected a vermagic in .modinfo, found none")
+
+
+def x86_64_object(folder: Path) -> Path:
+    (folder / "m.c").write_text("int ballast[1024] = {1};\n")
+    subprocess.run(["gcc", "-c", "-o", folder / "m.ko", folder / "m.c"], check=True)
+    return folder / "m.ko"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (x86_64_object, "expected an AArch64 kernel module, found an ELF for x86-64"),
+        (elf.relocatable, "expected a kernel module, found a relocatable file without .modinfo"),
+        (elf.static_program, "expected a kernel module, found an executable"),
+    ],
+)
+def test_no_module(built_set: Path, tmp_path: Path, make: Callable[[Path], Path], message: str) -> None:
+    path = make(tmp_path)
+    assert_refused(source_with(built_set, smpark_ko=path), path, message)
+
+
+@pytest.mark.parametrize("asset", ASSETS, ids=str)
+def test_a_size_out_of_range_is_refused_before_it_is_read(built_set: Path, tmp_path: Path, asset: object) -> None:
+    huge = tmp_path / "huge"
+    with huge.open("wb") as file:
+        file.truncate(1 << 40)  # sparse: to read it would take the machine's memory
+    source = source_with(built_set)
+    for one in ASSETS:
+        if one is asset:
+            files = {**source.files, one.name: huge}
+            assert_refused(Source("override", files), huge, f"bytes for {one.name}, found {1 << 40}")
+
+
+def test_build_info_of_other_files_is_not_believed(built_set: Path, tmp_path: Path) -> None:
+    shutil.copytree(built_set, tmp_path / "set")
+    info = json.loads((built_set / "build-info.json").read_text())
+    info["assets"]["kernel"]["sha256"] = "0" * 64
+    (tmp_path / "set/build-info.json").write_text(json.dumps(info))
+    assert prove(source_with(tmp_path / "set", tmp_path / "set/build-info.json")).build is None
+
+
+def test_broken_build_info_is_said(built_set: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "build-info.json"
+    broken.write_text("{")
+    assert_refused(source_with(built_set, broken), broken, "expected the build's own record in JSON")
+
+
+def test_a_locked_set_has_the_build_info_of_the_lock(built_set: Path) -> None:
+    proven = prove(source_with(built_set))
+    unpacked = {name: LockedFile(len(proven.contents[name]), sha256) for name, sha256 in proven.sha256.items()}
+    locked = LockedSet("aarch64", {n: LockedAsset(f, LockedFile(1, "0" * 64)) for n, f in unpacked.items()}, {"a": 1})
+    assert prove(source_with(built_set, built_set / "build-info.json"), locked).build == {"a": 1}
+
+
+def assert_refused(source: Source, path: Path, message: str) -> None:
+    with pytest.raises(BuildError) as refused:
+        prove(source)
+    assert message in str(refused.value)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)

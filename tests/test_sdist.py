@@ -1,0 +1,80 @@
+"""The sdist: what it takes to build, no asset, and where it builds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+GENERATED = {
+    "PKG-INFO",
+    "supermachine_kernel.egg-info/PKG-INFO",
+    "supermachine_kernel.egg-info/SOURCES.txt",
+    "supermachine_kernel.egg-info/dependency_links.txt",
+    "supermachine_kernel.egg-info/entry_points.txt",
+    "supermachine_kernel.egg-info/top_level.txt",
+}
+SHIPPED_ROOTS = ("supermachine_kernel", "scripts", "kernel-build", "LICENSES")
+SHIPPED_FILES = {
+    "CHANGELOG.md",
+    "MANIFEST.in",
+    "NOTICE",
+    "README.md",
+    "assets.lock.json",
+    "pyproject.toml",
+    "setup.cfg",
+    "setup.py",
+}
+
+
+@pytest.fixture(scope="session")
+def sdist(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("sdist")
+    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(out), str(project)]
+    subprocess.run(command, check=True, capture_output=True)
+    (built,) = out.glob("*.tar.gz")
+    return built
+
+
+def test_the_exact_file_set(sdist: Path, project: Path) -> None:
+    """All that git tracks of the rooms a build needs, what setuptools generates, and nothing else."""
+    with tarfile.open(sdist) as archive:
+        names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    listed = ["git", "-C", str(project), "ls-files", "--cached", "--others", "--exclude-standard"]
+    tracked = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.splitlines()
+    expected = {name for name in tracked if name.split("/")[0] in SHIPPED_ROOTS or name in SHIPPED_FILES}
+    expected = {name for name in expected if not name.endswith(".gitignore") and (project / name).is_file()}
+    assert names == expected | GENERATED
+
+
+def test_no_asset_is_in_it(sdist: Path, built_set: Path) -> None:
+    assert sdist.stat().st_size < (built_set / "kernel").stat().st_size // 10
+    with tarfile.open(sdist) as archive:
+        assert not [
+            name for name in archive.getnames() if "/assets/" in name or "/out/" in name or name == "_manifest.py"
+        ]
+
+
+def test_it_builds_nowhere_but_at_home_unless_told(sdist: Path, built_set: Path, tmp_path: Path, wheel: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path)
+    (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    at_home = {"SUPERMACHINE_ASSETS_DIR": str(built_set)}
+    refused = build(unpacked, tmp_path / "out", at_home)
+    assert refused.returncode != 0
+    assert "SUPERMACHINE_CROSS_BUILD=1" in refused.stdout
+    assert "Traceback" not in refused.stdout
+    assert not list((tmp_path / "out").glob("*.whl"))
+    done = build(unpacked, tmp_path / "out", {**at_home, "SUPERMACHINE_CROSS_BUILD": "1"})
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "out" / wheel.name).read_bytes() == wheel.read_bytes()
+
+
+def build(folder: Path, out: Path, extra: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(folder)]
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.run(command, env={**os.environ, **extra}, text=True, check=False, **both)  # type: ignore[call-overload,no-any-return]

@@ -1,0 +1,175 @@
+"""Where a set comes from: the order, and that it is whole from one source."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from scripts.asset_build.errors import BuildError
+from scripts.asset_build.sources import Source, resolve
+from supermachine_kernel._assets import ASSETS
+
+NAMES = [asset.name for asset in ASSETS]
+
+
+@pytest.fixture
+def empty_project(tmp_path: Path) -> Path:
+    """A checkout without a built tree, and without a locked release."""
+    project = tmp_path / "parent" / "project"
+    (project / "kernel-build" / "scripts").mkdir(parents=True)
+    (project / "assets.lock.json").write_text('{"format": 1, "version": "0.7.62", "sets": {}}')
+    return project
+
+
+def put_set(built_set: Path, folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for name in [*NAMES, "build-info.json"]:
+        os.link(built_set / name, folder / name)
+    return folder
+
+
+def expect(project: Path, environ: dict[str, str], *parts: str) -> str:
+    with pytest.raises(BuildError) as refused:
+        resolve(project, environ)
+    message = str(refused.value)
+    for part in parts:
+        assert part in message
+    return message
+
+
+def folders(source: Source) -> set[Path]:
+    return {path.parent for path in source.files.values()}
+
+
+def test_the_override_comes_before_the_tree(built_set: Path, empty_project: Path, tmp_path: Path) -> None:
+    flat = put_set(built_set, tmp_path / "flat")
+    put_set(built_set, empty_project / "kernel-build/out/aarch64")
+    source = resolve(empty_project, {"SUPERMACHINE_ASSETS_DIR": str(flat)})
+    assert (source.kind, folders(source)) == ("override", {flat})
+    assert source.build_info == flat / "build-info.json"
+
+
+def test_the_tree_named_comes_before_the_tree_here(built_set: Path, empty_project: Path, tmp_path: Path) -> None:
+    put_set(built_set, empty_project / "kernel-build/out/aarch64")
+    elsewhere = put_set(built_set, tmp_path / "elsewhere/out/aarch64")
+    source = resolve(empty_project, {"SUPERMACHINE_KERNEL_BUILD": str(tmp_path / "elsewhere")})
+    assert (source.kind, folders(source)) == ("tree", {elsewhere})
+
+
+def test_the_tree_here_comes_before_the_one_beside(built_set: Path, empty_project: Path) -> None:
+    beside = put_set(built_set, empty_project.parent / "kernel-build/out/aarch64")
+    assert folders(resolve(empty_project, {})) == {beside}
+    here = put_set(built_set, empty_project / "kernel-build/out/aarch64")
+    assert folders(resolve(empty_project, {})) == {here}
+
+
+def test_an_empty_variable_means_no_tree(built_set: Path, empty_project: Path) -> None:
+    put_set(built_set, empty_project / "kernel-build/out/aarch64")
+    message = expect(empty_project, {"SUPERMACHINE_KERNEL_BUILD": ""}, "1. override", "2. tree", "3. release")
+    assert "no locked release for this version" in message
+
+
+def test_nothing_found_lists_the_sources_in_order(empty_project: Path) -> None:
+    message = expect(empty_project, {"SUPERMACHINE_OFFLINE": "1"})
+    order = [message.index(step) for step in ("1. override", "2. tree", "3. release")]
+    assert order == sorted(order)
+    for cure in ("SUPERMACHINE_ASSETS_DIR", "bash kernel-build/scripts/build.sh", "SUPERMACHINE_KERNEL_BUILD"):
+        assert cure in message
+
+
+def test_an_editable_install_never_asks_for_the_release(empty_project: Path) -> None:
+    with pytest.raises(BuildError, match="3\\. release: not considered"):
+        resolve(empty_project, {}, local_only=True)
+
+
+@pytest.mark.parametrize("missing", NAMES)
+def test_a_tree_without_one_of_the_files(built_set: Path, empty_project: Path, missing: str) -> None:
+    tree = put_set(built_set, empty_project / "kernel-build/out/aarch64")
+    (tree / missing).unlink()
+    expect(empty_project, {}, str(tree), f"found no {missing}", "build.sh", "a set comes whole from one source")
+
+
+def test_an_incomplete_folder_is_not_filled_from_the_tree(built_set: Path, empty_project: Path, tmp_path: Path) -> None:
+    """Two sources that would mix: the folder has three files, the tree has the fourth."""
+    put_set(built_set, empty_project / "kernel-build/out/aarch64")
+    flat = put_set(built_set, tmp_path / "flat")
+    (flat / "smpark.ko").unlink()
+    expect(empty_project, {"SUPERMACHINE_ASSETS_DIR": str(flat)}, "found no smpark.ko", "unset SUPERMACHINE_ASSETS_DIR")
+
+
+def test_a_single_file_wins_over_any_source(built_set: Path, empty_project: Path, tmp_path: Path) -> None:
+    tree = put_set(built_set, empty_project / "kernel-build/out/aarch64")
+    (tree / "init-oci").unlink()
+    own = Path(shutil.copy(built_set / "init-oci", tmp_path / "own"))
+    source = resolve(empty_project, {"SUPERMACHINE_INIT_OCI_PATH": str(own)})
+    assert source.kind == "override"
+    assert source.files["init-oci"] == own
+    assert {source.files[name].parent for name in NAMES if name != "init-oci"} == {tree}
+
+
+def test_four_single_files_need_no_source(built_set: Path, empty_project: Path) -> None:
+    environ = {asset.variable: str(built_set / asset.name) for asset in ASSETS}
+    assert folders(resolve(empty_project, environ)) == {built_set}
+
+
+@pytest.mark.parametrize("asset", ASSETS, ids=str)
+def test_a_single_file_that_is_none(empty_project: Path, tmp_path: Path, asset: object) -> None:
+    (variable,) = (one.variable for one in ASSETS if one is asset)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    for name, found in (
+        ("folder", "found a folder"),
+        ("missing", "found nothing"),
+        ("link", "found a dangling link to nowhere"),
+        ("pipe", "found a device, socket or pipe"),
+    ):
+        path = tmp_path / name
+        message = expect(empty_project, {variable: str(path)}, str(path), variable, found)
+        assert "\n" not in message
+
+
+def test_a_file_that_may_not_be_read(empty_project: Path, tmp_path: Path) -> None:
+    """The superuser may read anything, so the question is asked as nobody, in a child."""
+    path = tmp_path / "kernel"
+    path.write_bytes(b"x")
+    path.chmod(0)
+    if os.geteuid() == 0:
+        for parent in [*tmp_path.parents][: len(tmp_path.parts) - 2]:
+            parent.chmod(parent.stat().st_mode | 0o055)
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.setuid(65534)
+            try:
+                resolve(empty_project, {"SUPERMACHINE_KERNEL_PATH": str(path)})
+            except BuildError as error:
+                os.write(writer, str(error).encode())
+            os._exit(0)
+        os.close(writer)
+        os.waitpid(child, 0)
+        message = os.read(reader, 4096).decode()
+        os.close(reader)
+    else:
+        message = expect(empty_project, {"SUPERMACHINE_KERNEL_PATH": str(path)})
+    assert "found a file that may not be read" in message
+    assert str(path) in message
+
+
+@pytest.mark.parametrize(("make", "found"), [("file", "found a file"), ("missing", "found nothing")])
+def test_an_override_folder_that_is_none(empty_project: Path, tmp_path: Path, make: str, found: str) -> None:
+    (tmp_path / "file").touch()
+    expect(empty_project, {"SUPERMACHINE_ASSETS_DIR": str(tmp_path / make)}, str(tmp_path / make), found)
+
+
+def test_a_named_tree_that_is_not_built(empty_project: Path, tmp_path: Path) -> None:
+    expect(empty_project, {"SUPERMACHINE_KERNEL_BUILD": str(tmp_path)}, str(tmp_path), "found no such folder")
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"format": 2, "version": "0.7.62", "sets": {}}', '{"format": 1}'])
+def test_a_broken_lock_is_said(empty_project: Path, text: str) -> None:
+    (empty_project / "assets.lock.json").write_text(text)
+    expect(empty_project, {"SUPERMACHINE_KERNEL_BUILD": ""}, "assets.lock.json", "expected a lock of format 1")

@@ -1,0 +1,208 @@
+"""The finished wheel, from outside: its name, its members, and how it gets into a folder."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+TAG = "py3-none-macosx_11_0_arm64"
+MODULE_FILES = {
+    "__init__.py",
+    "__main__.py",
+    "_assets.py",
+    "_bundle.py",
+    "_doctor.py",
+    "_ensure.py",
+    "_errors.py",
+    "_extract.py",
+    "_form.py",
+    "_inspect.py",
+    "_lockstep.py",
+    "_manifest.py",
+    "_manifest.pyi",
+    "_version.py",
+    "_pyinstaller/__init__.py",
+    "_pyinstaller/hook-supermachine_kernel.py",
+    "py.typed",
+    "assets/init-oci",
+    "assets/kernel",
+    "assets/smpark.ko",
+    "assets/supermachine-agent",
+}
+DIST_INFO_FILES = {
+    "METADATA",
+    "RECORD",
+    "WHEEL",
+    "entry_points.txt",
+    "licenses/LICENSES/Apache-2.0.txt",
+    "licenses/LICENSES/GPL-2.0-only.txt",
+    "licenses/LICENSES/MIT.txt",
+    "licenses/NOTICE",
+    "sboms/supermachine-kernel.cdx.json",
+    "top_level.txt",
+}
+
+
+@pytest.fixture
+def version(wheel: Path) -> str:
+    return wheel.name.split("-")[1]
+
+
+def dist_info(version: str) -> str:
+    return f"supermachine_kernel-{version}.dist-info"
+
+
+def test_the_exact_file_set(wheel: Path, version: str) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert len(names) == len(set(names))
+    expected = {f"supermachine_kernel/{name}" for name in MODULE_FILES}
+    assert set(names) == expected | {f"{dist_info(version)}/{name}" for name in DIST_INFO_FILES}
+
+
+def test_modes_dates_and_order(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        entries = archive.infolist()
+    programs = {"supermachine_kernel/assets/init-oci", "supermachine_kernel/assets/supermachine-agent"}
+    for entry in entries:
+        assert entry.external_attr >> 16 == (0o100755 if entry.filename in programs else 0o100644), entry.filename
+        assert entry.date_time == (1980, 1, 1, 0, 0, 0)
+        assert entry.compress_type == zipfile.ZIP_STORED
+    assert entries[-1].filename.endswith(".dist-info/RECORD")
+
+
+def test_the_tag_in_name_and_wheel_file(wheel: Path, version: str) -> None:
+    assert wheel.name == f"supermachine_kernel-{version}-{TAG}.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        fields = Parser().parsestr(archive.read(f"{dist_info(version)}/WHEEL").decode())
+    assert fields.get_all("Tag") == [TAG]
+    assert fields["Root-Is-Purelib"] == "false"
+
+
+def test_record_has_every_file_and_its_digest(wheel: Path, version: str) -> None:
+    """The wheel specification: every file but RECORD itself, with urlsafe base64 of SHA-256 and its size."""
+    with zipfile.ZipFile(wheel) as archive:
+        record = list(csv.reader(io.StringIO(archive.read(f"{dist_info(version)}/RECORD").decode())))
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    own = f"{dist_info(version)}/RECORD"
+    assert [row for row in record if row[0] == own] == [[own, "", ""]]
+    expected = {
+        name: [
+            "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode(),
+            str(len(data)),
+        ]
+        for name, data in contents.items()
+        if name != own
+    }
+    assert {row[0]: row[1:] for row in record if row[0] != own} == expected
+
+
+def test_metadata(wheel: Path, version: str) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = Parser().parsestr(archive.read(f"{dist_info(version)}/METADATA").decode())
+    assert metadata["Name"] == "supermachine-kernel"
+    assert metadata["Version"] == version
+    assert metadata["License-Expression"] == "Apache-2.0 AND GPL-2.0-only AND MIT"
+    assert metadata["Requires-Python"] == ">=3.9"
+    assert metadata.get_all("Requires-Dist") is None
+
+
+def test_a_set_that_is_not_locked_is_labelled(wheel: Path, version: str, built_set: Path) -> None:
+    """The lock of the repository has no set of this version, so what was built from source is a custom one."""
+    import supermachine_kernel
+
+    digest = supermachine_kernel.MANIFEST["set_digest"]
+    assert version == supermachine_kernel.__version__ == f"0.7.62+custom.{digest[:8]}"
+    assert supermachine_kernel.MANIFEST["origin"] == "custom"
+
+
+def test_the_assets_are_those_of_the_tree(installed: Path, built_set: Path) -> None:
+    for name, mode in (("kernel", 0o644), ("init-oci", 0o755), ("supermachine-agent", 0o755), ("smpark.ko", 0o644)):
+        path = installed / "supermachine_kernel" / "assets" / name
+        assert path.read_bytes() == (built_set / name).read_bytes()
+        assert path.stat().st_mode & 0o111 == mode & 0o111
+
+
+@pytest.mark.parametrize("name", ["kernel", "init-oci", "supermachine-agent", "smpark.ko"])
+def test_one_flipped_byte_is_found_and_named(wheel: Path, tmp_path: Path, name: str) -> None:
+    """Acceptance 3: installed as for the Mac, verify is 0; with one byte changed it is 1 and names the file."""
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    assert verify(site).returncode == 0
+    path = site / "supermachine_kernel" / "assets" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    done = verify(site)
+    assert done.returncode == 1
+    assert name in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def verify(site: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "supermachine_kernel", "verify"]
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    return subprocess.run(command, cwd=site, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_pip_wheel_gives_the_same_wheel(wheel: Path, built_set: Path, tmp_path: Path, project: Path) -> None:
+    """Acceptance 2: pip, in a build environment of its own, from a folder with the same files."""
+    environment = {**os.environ, "SUPERMACHINE_ASSETS_DIR": str(built_set)}
+    command = [sys.executable, "-m", "pip", "wheel", str(project), "--no-deps", "-w", str(tmp_path)]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert (tmp_path / wheel.name).read_bytes() == wheel.read_bytes()
+
+
+def test_the_script_reports_the_wheel(built_set: Path, tmp_path: Path, project: Path, wheel: Path) -> None:
+    command = [sys.executable, str(project / "scripts" / "wheel.py"), "--json", "--out", str(tmp_path)]
+    report = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert Path(report["wheel"]).read_bytes() == wheel.read_bytes()
+    assert report["sha256"] == hashlib.sha256(wheel.read_bytes()).hexdigest()
+    assert report["size"] == wheel.stat().st_size
+    assert report["tag"] == TAG
+    assert set(report["assets"]) == {"kernel", "init-oci", "supermachine-agent", "smpark.ko"}
+    assert [path.name for path in tmp_path.iterdir()] == [wheel.name]
+
+
+def test_the_script_says_what_is_missing(tmp_path: Path, project: Path) -> None:
+    """Acceptance 5: no override, no tree, offline: one message with the sources in order, and no wheel."""
+    environment = {**os.environ, "SUPERMACHINE_KERNEL_BUILD": "", "SUPERMACHINE_OFFLINE": "1"}
+    command = [sys.executable, str(project / "scripts" / "wheel.py"), "--out", str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    steps = [done.stderr.index(step) for step in ("1. override", "2. tree", "3. release")]
+    assert steps == sorted(steps)
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_build_carries_nothing_of_the_first(copy_of_checkout: Path, built_set: Path, tmp_path: Path) -> None:
+    """Another set, then a module less: neither the old assets nor the old module are in the second wheel."""
+    extra = copy_of_checkout / "supermachine_kernel" / "_extra.py"
+    extra.write_text("")
+    first = build(copy_of_checkout, built_set, tmp_path / "first")
+    extra.unlink()
+    second = build(copy_of_checkout, built_set, tmp_path / "second")
+    with zipfile.ZipFile(first) as one, zipfile.ZipFile(second) as other:
+        assert set(one.namelist()) - set(other.namelist()) == {"supermachine_kernel/_extra.py"}
+
+
+def build(checkout: Path, assets: Path, out: Path) -> Path:
+    environment = {**os.environ, "SUPERMACHINE_ASSETS_DIR": str(assets)}
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(checkout)]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    (wheel,) = out.glob("*.whl")
+    return wheel
