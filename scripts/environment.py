@@ -35,7 +35,7 @@ def ensure(group: str, python: str = sys.executable) -> Path:
 
     The group "build" has what pyproject.toml's build-system requires as well. Raises SetupError.
     """
-    folder = cache_home() / "venv" / f"{group}-{_key(group, python)}"
+    folder = cache_home() / "venv" / f"{group}-{_key(python)}"
     interpreter = folder / "bin" / "python"
     complete = folder / "complete"
     with _locked(folder.with_suffix(".lock")):
@@ -99,9 +99,9 @@ def _build_requires(interpreter: Path) -> list[str]:
     return _run([str(interpreter), "-c", program, str(PROJECT)]).split()
 
 
-def _key(group: str, python: str) -> str:
+def _key(python: str) -> str:
     pyproject = (PROJECT / "pyproject.toml").read_bytes()
-    return hashlib.sha256(b"\0".join((pyproject, python.encode(), _version(python).encode()))).hexdigest()[:16]
+    return hashlib.sha256(b"\0".join((pyproject, _version(python).encode()))).hexdigest()[:16]
 
 
 def _version(python: str) -> str:
