@@ -47,10 +47,12 @@ say() { printf '%s\n' "$*" >&2; }
 
 main() {
     parse_arguments "$@"
+    [[ $action != build ]] || require_own_folder
     require_debian
     require_packages
     work=$(new_work_folder)
-    trap 'stop_stage; rm -rf "$work"' EXIT
+    litter=("$work")
+    trap 'stop_stage; clean_up' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
     exec 8> "$work/lock" && flock 8
@@ -94,6 +96,17 @@ parse_arguments() {
     done
     [[ $jobs =~ ^[1-9][0-9]*$ ]] || misuse "--jobs needs a number from 1, not: $jobs"
     [[ -n $source_package || -e $source ]] || die "--source $source: there is no such file or folder"
+}
+
+# The folder is replaced as a whole, so that nothing but a set may be in it.
+require_own_folder() {
+    local other=$out
+    [[ -e $out ]] || return 0
+    if [[ -d $out ]]; then
+        other=$(cd "$out" && find . -mindepth 1 | grep -vxF "$(printf './%s\n' "${ASSETS[@]}" build-info.json)" | head -n 1) || true
+        [[ -n $other ]] || return 0
+    fi
+    die "--out $out is replaced as a whole, and $other is no part of a set: give a folder of its own"
 }
 
 require_debian() {
@@ -149,6 +162,9 @@ new_work_folder() {
     done
     mktemp -d "$CACHE/work.XXXXXX"
 }
+
+# A stage that was stopped may write for a moment longer.
+clean_up() { rm -rf "${litter[@]}" 2> /dev/null || { sleep 1 && rm -rf "${litter[@]}"; }; }
 
 # Debian's musl for arm64, fetched once. Apt gets a state of its own, so that the machine needs no foreign
 # architecture.
@@ -228,9 +244,9 @@ stage() {
     set -m
     (set -euo pipefail && "$@") >> "$log" 2>&1 < /dev/null &
     stage_pid=$!
-    set +m
     show_progress &
     ticker_pid=$!
+    set +m
     wait "$stage_pid" || status=$?
     stop_stage
     ((status == 0)) || {
@@ -241,20 +257,19 @@ stage() {
 
 stop_stage() {
     [[ -z ${ticker_pid-} ]] || { kill "$ticker_pid" && wait "$ticker_pid"; } 2> /dev/null || true
-    [[ -z ${stage_pid-} ]] || kill -- "-$stage_pid" 2> /dev/null || true
+    [[ -z ${stage_pid-} ]] || { kill -- "-$stage_pid" && wait "$stage_pid"; } 2> /dev/null || true
+    [[ ! -t 2 ]] || printf '\r\e[K' >&2
     ticker_pid='' stage_pid=''
 }
 
 show_progress() {
-    local start=$SECONDS pause=60 clear='' finish='\n'
-    [[ ! -t 2 ]] || pause=1 clear=$'\r\e[K' finish=''
-    trap 'printf "%s" "$clear" >&2; exit' TERM
+    local start=$SECONDS pause=60 format='  %d s, %d files compiled\n' idle
+    [[ ! -t 2 ]] || pause=1 format='\r\e[K  %d s, %d files compiled'
+    exec {idle}<> <(:) # never has anything to read: a pause without a process that could be left behind
     while kill -0 "$$" 2> /dev/null; do
-        sleep "$pause" &
-        wait $!
-        # shellcheck disable=SC2059 # the format carries its line end
-        printf "%s  %d s, %d files compiled$finish" "$clear" $((SECONDS - start)) \
-            "$(grep -cE '^ +(CC|AS|HOSTCC) ' "$log")" >&2
+        read -r -t "$pause" -u "$idle" || true
+        # shellcheck disable=SC2059 # one of the two above
+        printf "$format" $((SECONDS - start)) "$(grep -cE '^ +(CC|AS|HOSTCC) ' "$log")" >&2
     done
 }
 
@@ -301,7 +316,7 @@ compile_in() {
 proven() {
     [[ -e $1 ]] || return 1
     (cd "$1" && sha256sum --check --status SHA256SUMS) 2> /dev/null && return
-    say "the cache entry $1 is damaged: building it again"
+    say "the cache entry $1 is damaged: thrown away"
     rm -rf "$1"
     return 1
 }
@@ -370,14 +385,9 @@ build_info() {
 
 # install_set ENTRY: the whole folder is written beside and takes the other's place by renaming.
 install_set() {
-    local other new=$out.new.$$ old=$out.old.$$
-    [[ ! -e $out || -d $out ]] || die "--out $out: a folder is needed, and this is a file"
-    if [[ -d $out ]]; then
-        other=$(find "$out" -mindepth 1 -print | grep -vxF "$(printf "$out/%s\n" "${ASSETS[@]}" build-info.json)" | head -n 1)
-        [[ -z $other ]] || die "--out $out holds a file that is no part of a set: $other. Give a folder of its own"
-    fi
+    local new=$out.new.$$ old=$out.old.$$
     mkdir -p "$(dirname "$out")"
-    trap 'rm -rf "$work" "$new" "$old"' EXIT
+    litter+=("$new" "$old")
     mkdir "$new"
     cp "$1"/* "$new/"
     rm "$new/SHA256SUMS"
