@@ -21,6 +21,7 @@ from .archive import normalize_sdist, normalize_wheel
 from .check import ProvenSet, prove
 from .errors import BuildError
 from .lock import LockedSet, read_lock
+from .sbom import write_sbom
 from .sources import resolve
 from .stage import MANIFEST_NAME, stage, unstage, version_of
 
@@ -95,6 +96,12 @@ class BdistWheel(bdist_wheel):
             _or_stop(_refuse_sdist_elsewhere)
             _or_stop(lambda: self.distribution.assets)
         super().finalize_options()
+
+    def egg2dist(self, egginfo_path: str, distinfo_path: str) -> None:
+        """Make .dist-info, with the bill of materials of the set."""
+        super().egg2dist(egginfo_path, distinfo_path)
+        if not self.distribution.editable:
+            _or_stop(lambda: write_sbom(Path(distinfo_path), self.distribution.assets, self.distribution.locked))
 
     def run(self) -> None:
         super().run()
