@@ -13,6 +13,7 @@ from ._assets import (
     manifest,
     verify,
 )
+from ._ensure import ensure_assets
 from ._errors import (
     AssetError,
     AssetInArchiveError,
@@ -71,6 +72,7 @@ __all__ = [
     "SupermachineKernelError",
     "__version__",
     "assets_dir",
+    "ensure_assets",
     "extract_all_to",
     "extract_init_oci_to",
     "extract_init_oci_to_with_parents",

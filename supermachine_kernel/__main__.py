@@ -1,11 +1,287 @@
-"""The command line: `python -m supermachine_kernel`."""
+# PYTHON_ARGCOMPLETE_OK
+"""The command line: `python -m supermachine_kernel`, or `supermachine-kernel`."""
 
+import argparse
+import os
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from ._assets import ASSETS, Asset, assets_dir, directory, extract_all_to, installed_version, manifest
+from ._errors import AssetError, SupermachineKernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+PROGRAM = "supermachine-kernel"
+GOOD, NOT_GOOD = 0, 1
+FORMAT = 1
+"""Of the --json output, which docs/cli.schema.json describes: raised when something in it changes or goes."""
+
+_WIDTH = 80
+_COLOURS = {"ok": 32, "kept": 32, "warn": 33, "mended": 33, "written": 33, "bad": 31}  # ECMA-48, SGR
+
+_DESCRIPTION = """\
+The guest side of the supermachine microVM runtime: Linux kernel, init-oci,
+supermachine-agent and smpark.ko, as files to hand to a VMM or ship in an app."""
+
+_EPILOG = f"""\
+examples:
+  {PROGRAM} info                  what is installed
+  {PROGRAM} path kernel           where the kernel is, for a script
+  {PROGRAM} extract build/guest   all four files into a folder
+  {PROGRAM} bundle MyApp.app      all four into an app; sign it after
+  {PROGRAM} verify MyApp.app      whether they are still the right ones
+  {PROGRAM} doctor                what is wrong here, and what to do
+
+exit status: 0 good, 1 not good, 2 usage"""
 
 
-def main() -> int:
-    """Run the command line; the exit status: 0 good, 1 not good, 2 usage."""
-    return 2
+def main(arguments: "Optional[Sequence[str]]" = None) -> int:
+    """Run the command line; the exit status: 0 good, 1 not good, 2 usage (raised as SystemExit)."""
+    parser = _parser()
+    _complete(parser)
+    options = parser.parse_args(arguments)
+    try:
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="surrogateescape")  # a path is bytes, and goes out as it is
+        status: int = options.run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # The reader has gone; what is still buffered must not fail once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (SupermachineKernelError, OSError) as error:
+        _say("error", str(error))
+    except KeyboardInterrupt:
+        _say("error", "interrupted")
+    return NOT_GOOD
+
+
+def _info(options: argparse.Namespace) -> int:
+    from ._form import DESCRIPTIONS, form
+
+    installed = manifest()
+    if options.json:
+        licences = {asset.name: {"licence": asset.licence} for asset in ASSETS}
+        assets = {name: {**entry, **licences[name]} for name, entry in installed["assets"].items()}
+        return _print_json("info", **{**installed, "form": form(), "directory": directory(), "assets": assets})
+    print(f"{PROGRAM} {installed['version']}, {DESCRIPTIONS[form()]}\n")
+    _print_table(
+        [
+            ("folder", directory()),
+            ("kernel", f"Linux {installed['kernel_release']}, {'with' if installed['af_tsi'] else 'without'} AF_TSI"),
+            (
+                "set",
+                f"{installed['set']}, {'as released' if installed['origin'] == 'release' else 'a build of its own'}",
+            ),
+            ("set digest", installed["set_digest"]),
+        ]
+    )
+    print()
+    rows = [(a.name, str(a.size), f"{a.mode:04o}", a.licence, f"{a.sha256[:16]}...") for a in ASSETS]
+    _print_table([("asset", "bytes", "mode", "licence", "SHA-256"), *rows])
+    return GOOD
+
+
+def _path(options: argparse.Namespace) -> int:
+    path = options.asset.path if options.asset else assets_dir()
+    if options.json:
+        return _print_json("path", path=str(path))
+    print(path)
+    return GOOD
+
+
+def _extract(options: argparse.Namespace) -> int:
+    folder = Path(options.directory)
+    if not options.assets and options.directory in _NAMES and not folder.is_dir():
+        options.usage(f"which folder? For one named like the asset: extract ./{options.directory}")
+    if options.assets:
+        paths = [asset.extract_to(folder / asset.name, parents=True) for asset in options.assets]
+    else:
+        extract_all_to(folder)
+        paths = [folder / asset.name for asset in ASSETS]
+    if options.json:
+        return _print_json("extract", directory=str(folder), files=[str(path) for path in paths])
+    for path in paths:
+        print(path)
+    return GOOD
+
+
+def _verify(options: argparse.Namespace) -> int:
+    if options.directory is None:
+        where, problems = directory(), {asset.name: _problem(asset) for asset in ASSETS}
+    else:
+        from ._bundle import check, folder_of
+
+        folder = folder_of(Path(options.directory))
+        where, problems = str(folder), check(folder)
+        cure = f"put the set there again: {PROGRAM} bundle {options.directory}"
+        problems = {name: problem and f"{problem}; {cure}" for name, problem in problems.items()}
+    good = not any(problems.values())
+    if options.json:
+        files = [{"name": name, "ok": not problem, "problem": problem} for name, problem in problems.items()]
+        _print_json("verify", ok=good, directory=where, files=files)
+    else:
+        _print_table([(name, "bad" if problem else "ok") for name, problem in problems.items()])
+        sys.stdout.flush()
+        for problem in filter(None, problems.values()):
+            _say("error", problem)
+    return GOOD if good else NOT_GOOD
+
+
+def _problem(asset: Asset) -> "Optional[str]":
+    try:
+        asset.verify()
+    except AssetError as error:
+        return str(error)
+    return None
+
+
+def _bundle(options: argparse.Namespace) -> int:
+    from ._bundle import bundle, folder_of, is_signed
+
+    target = Path(options.target)
+    done = bundle(target)
+    if options.json:
+        files = [{"name": name, "action": action} for name, action in done.items()]
+        _print_json("bundle", directory=str(folder_of(target)), files=files)
+    else:
+        print(folder_of(target))
+        _print_table(list(done.items()))
+    if is_signed(target) and set(done.values()) != {"kept"}:
+        _say("warning", f"{target}: its signature seals the resources, which changed; sign it again")
+    return GOOD
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from ._doctor import BAD, examine
+
+    findings = []
+    for finding in examine():
+        findings.append(finding)
+        if not options.json:
+            _print_finding(finding.subject, finding.status, finding.found, finding.cure)
+    good = not any(finding.status == BAD for finding in findings)
+    if options.json:
+        _print_json("doctor", ok=good, findings=[finding._asdict() for finding in findings])
+    return GOOD if good else NOT_GOOD
+
+
+def _print_json(command: str, **fields: "Any") -> int:
+    import json
+
+    print(json.dumps({**fields, "format": FORMAT, "command": command}, indent=2, sort_keys=True))
+    return GOOD
+
+
+def _print_table(rows: "Sequence[tuple[str, ...]]") -> None:
+    """Columns as wide as they need; a number to the right, a state in its colour."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    numbers = [any(cell.isdecimal() for cell in column) for column in zip(*rows)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if number else cell.ljust(width) for cell, width, number in zip(row, widths, numbers)
+        ]
+        print(_coloured("  ".join(cells).rstrip(), row[-1]))
+
+
+def _print_finding(subject: str, status: str, found: str, cure: "Optional[str]") -> None:
+    import textwrap
+
+    print(_coloured(f"{status:4}", status), f"{subject:18}", end="  ")
+    indent = " " * 25
+    for mark, text in (("", found), ("-> ", cure)):
+        if text:
+            wrap = textwrap.TextWrapper(
+                _WIDTH,
+                initial_indent=indent + mark,
+                subsequent_indent=indent,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            print(wrap.fill(text)[0 if mark else len(indent) :])
+
+
+def _coloured(text: str, state: str) -> str:
+    """In colour on a terminal, unless NO_COLOR (no-color.org) or a dumb terminal speaks against it."""
+    colour = _COLOURS.get(state)
+    if not colour or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not sys.stdout.isatty():
+        return text
+    return f"\x1b[{colour}m{text}\x1b[0m"
+
+
+def _say(kind: str, message: str) -> None:
+    print(f"{PROGRAM}: {kind}: {' '.join(message.splitlines())}", file=sys.stderr)
+
+
+_NAMES = [asset.name for asset in ASSETS]
+
+
+def _asset(name: str) -> Asset:
+    for asset in ASSETS:
+        if asset.name == name:
+            return asset
+    raise argparse.ArgumentTypeError(f"no asset {name!r}: the assets are {', '.join(_NAMES)}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        PROGRAM, description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {installed_version()}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
+
+    def command(name: str, run: "Any", summary: str, *examples: str) -> argparse.ArgumentParser:
+        shown = "\n".join(["examples:", *(f"  {PROGRAM} {name} {example}".rstrip() for example in examples)])
+        own = commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=shown,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        own.add_argument("--json", action="store_true", help="print JSON (docs/cli.schema.json)")
+        own.set_defaults(run=run, usage=own.error)
+        return own
+
+    command("info", _info, "say what is installed: version, kernel, assets", "", "--json")
+
+    path = command("path", _path, "print the path of an asset, or of their folder", "", "kernel")
+    _complete_with(path.add_argument("asset", nargs="?", type=_asset, metavar="ASSET", help=", ".join(_NAMES)), _NAMES)
+
+    extract = command("extract", _extract, "put assets into a folder, made if need be", "DIR", "kernel init-oci DIR")
+    named = extract.add_argument("assets", nargs="*", type=_asset, metavar="ASSET", help="all when none is named")
+    _complete_with(named, _NAMES)
+    extract.add_argument("directory", metavar="DIR", help="files of the same names there are replaced")
+
+    verify = command("verify", _verify, "compare size and SHA-256 of every asset", "", "DIR", "MyApp.app")
+    verify.add_argument(
+        "directory", nargs="?", metavar="DIR", help="a folder or app with the set; else what is installed"
+    )
+
+    bundle = command("bundle", _bundle, "put the set and a receipt into an app or a folder", "MyApp.app", "DIR")
+    bundle.add_argument(
+        "target", metavar="TARGET", help="MyApp.app (its Contents/Resources), or any folder; sign after"
+    )
+
+    command("doctor", _doctor, "look for what is wrong here, and say what to do", "", "--json")
+    return parser
+
+
+def _complete_with(action: argparse.Action, names: "Iterable[str]") -> None:
+    action.completer = lambda **_: names  # type: ignore[attr-defined]  # argcomplete's name for it
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Answer the shell, when it is that which runs us, and argcomplete is there."""
+    if "_ARGCOMPLETE" in os.environ:
+        import contextlib
+
+        with contextlib.suppress(ImportError):
+            import argcomplete
+
+            argcomplete.autocomplete(parser)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The four assets: the table of what each one is, and the object that hands it out."""
 
 import os
+import sys
 
 from ._errors import AssetError, AssetInArchiveError, AssetMissingError
 from ._version import VERSION
@@ -8,7 +9,7 @@ from ._version import VERSION
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Any
+    from typing import Any, BinaryIO, Optional
 
     from ._extract import StrPath
 
@@ -21,11 +22,6 @@ SET = "aarch64"
 """The asset set this version knows: the guest architecture, as the kernel build names it."""
 
 _DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "assets")
-
-_CURE = (
-    "install the wheel again (pip install --force-reinstall supermachine-kernel); in a checkout, build the "
-    "assets (bash kernel-build/scripts/build.sh), then pip install -e . again"
-)
 
 
 class Asset:
@@ -82,14 +78,26 @@ class Asset:
         """
         from pathlib import Path
 
-        return Path(self._file())
+        location = self._location()
+        if in_archive():
+            raise AssetInArchiveError(
+                f"{location}: expected a file, found an archive around it; read_bytes(), extract_to() and "
+                "ensure_assets() work from here and give a real file"
+            )
+        try:
+            found = os.stat(location).st_size
+        except OSError as error:
+            raise self._unreadable(error) from error
+        if found != self.size:
+            raise self._wrong_size(found)
+        return Path(location)
 
     def read_bytes(self) -> bytes:
         """The whole content. Raises AssetMissingError or AssetError."""
-        if _in_archive():
+        if in_archive():
             data = self._from_loader()
         else:
-            with open(self._file(), "rb") as file:
+            with self._open() as file:
                 data = file.read()
         if len(data) != self.size:
             raise self._wrong_size(len(data))
@@ -101,11 +109,11 @@ class Asset:
         The mapping lives as long as the view. In an archive, where nothing can be mapped, it is a view of the
         bytes. Raises AssetMissingError or AssetError.
         """
-        if _in_archive():
+        if in_archive():
             return memoryview(self.read_bytes())
         import mmap
 
-        with open(self._file(), "rb") as file:
+        with self._open() as file:
             return memoryview(mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_READ))
 
     def extract_to(self, dest: "StrPath", *, parents: bool = False) -> "Path":
@@ -119,8 +127,10 @@ class Asset:
 
         target = Path(dest)
         if parents:
+            from ._extract import make_folder
+
             make_folder(target.parent)
-        self._place(target, durable=False)
+        self.place(target, mode=self.mode if self.mode & 0o111 else None)
         return target
 
     def verify(self) -> None:
@@ -132,42 +142,42 @@ class Asset:
         if found != self.sha256:
             raise AssetError(
                 f"{self._location()}: expected SHA-256 {self.sha256}, found {found}: it was changed after it was "
-                f"installed; {_CURE}"
+                f"installed; {_cure()}"
             )
 
-    def _place(self, target: "Path", *, durable: bool) -> None:
+    def place(self, target: "StrPath", *, mode: "Optional[int]", durable: bool = False) -> None:
+        """What `extract_to` does, with the promises of `_extract.place_file`."""
         from ._extract import place_bytes, place_file
 
-        mode = self.mode if self.mode & 0o111 else None
-        if _in_archive():
+        if in_archive():
             place_bytes(self.read_bytes(), target, mode=mode, durable=durable)
-        else:
-            place_file(self._file(), target, size=self.size, mode=mode, durable=durable)
+            return
+        with self._open() as file:
+            place_file(file, target, size=self.size, mode=mode, durable=durable)
 
     def _location(self) -> str:
         return os.path.join(_DIRECTORY, self.name)
 
-    def _file(self) -> str:
-        """The file's path, once it is there and as long as the manifest says."""
-        location = self._location()
-        expected = self.size
-        if _in_archive():
-            raise AssetInArchiveError(
-                f"{location}: expected a file, found an archive around it; read_bytes(), extract_to() and "
-                "ensure_assets() work from here and give a real file"
-            )
+    def _open(self) -> "BinaryIO":
+        """The file, once it is there and as long as the manifest says."""
         try:
-            found = os.stat(location).st_size
+            file = open(self._location(), "rb")  # noqa: SIM115 - the caller's to close
         except OSError as error:
-            raise AssetMissingError(
-                f"{location}: expected {expected} bytes, found nothing ({error.strerror}); {_CURE}"
-            ) from error
-        if found != expected:
+            raise self._unreadable(error) from error
+        found = os.fstat(file.fileno()).st_size
+        if found != self.size:
+            file.close()
             raise self._wrong_size(found)
-        return location
+        return file
+
+    def _unreadable(self, error: OSError) -> AssetError:
+        expected = f"{self._location()}: expected a file of {self.size} bytes"
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            return AssetMissingError(f"{expected}, found nothing; {_cure()}")
+        return AssetError(f"{expected}, found what cannot be read ({error.strerror}); {_cure()}")
 
     def _wrong_size(self, found: int) -> AssetError:
-        return AssetError(f"{self._location()}: expected {self.size} bytes, found {found}; {_CURE}")
+        return AssetError(f"{self._location()}: expected {self.size} bytes, found {found}; {_cure()}")
 
     def _from_loader(self) -> bytes:
         """The bytes through the import system (PEP 302 `get_data`), for a package that lies in a zip."""
@@ -175,9 +185,7 @@ class Asset:
         try:
             data: bytes = loader.get_data(self._location())
         except OSError as error:
-            raise AssetMissingError(
-                f"{self._location()}: expected {self.size} bytes, found nothing in the archive; {_CURE}"
-            ) from error
+            raise self._unreadable(error) from error
         return data
 
 
@@ -223,7 +231,7 @@ ASSETS = (KERNEL, INIT_OCI, SUPERMACHINE_AGENT, SMPARK_KO)
 def manifest() -> "dict[str, Any]":
     """The manifest of this installation. Raises AssetMissingError where there is none."""
     if _MANIFEST is None:
-        raise AssetMissingError(f"{_DIRECTORY}: expected the assets of an installed wheel, found none; {_CURE}")
+        raise AssetMissingError(f"{_DIRECTORY}: expected the assets of an installed wheel, found none; {_cure()}")
     return _MANIFEST
 
 
@@ -248,6 +256,8 @@ def extract_all_to(directory: "StrPath") -> "Path":
     """
     from pathlib import Path
 
+    from ._extract import make_folder
+
     folder = Path(directory)
     make_folder(folder)
     for asset in ASSETS:
@@ -261,18 +271,20 @@ def verify() -> None:
         asset.verify()
 
 
-def make_folder(folder: "Path") -> None:
-    """Make `folder` and its parents. Raises DestinationError when a file is in the way, or it may not."""
-    from ._errors import DestinationError
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DestinationError(
-            error.errno, f"{folder}: the folder cannot be made: {error.strerror}; name another", str(folder)
-        ) from error
+def directory() -> str:
+    """Where the assets belong, there or not."""
+    return _DIRECTORY
 
 
-def _in_archive() -> bool:
+def in_archive() -> bool:
     """No real folder around the package, and a loader that reads from inside an archive."""
     return not os.path.isdir(os.path.dirname(_DIRECTORY)) and hasattr(globals()["__spec__"].loader, "get_data")
+
+
+def _cure() -> str:
+    if getattr(sys, "frozen", False) or "__compiled__" in globals():  # PyInstaller, cx_Freeze, py2app; Nuitka
+        return "freeze the app again, with the data files of the package supermachine_kernel"
+    return (
+        "install the wheel again (pip install --force-reinstall supermachine-kernel); in a checkout, build the "
+        "assets (bash kernel-build/scripts/build.sh), then pip install -e . again"
+    )

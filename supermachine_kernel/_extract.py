@@ -8,6 +8,7 @@ from ._errors import DestinationError, DestinationIsDirectoryError, DestinationM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import BinaryIO, Callable, Optional, Union
 
     StrPath = Union[str, os.PathLike[str]]
@@ -20,25 +21,23 @@ _CLONE_NOOWNERCOPY = 0x2  # sys/clonefile.h
 
 
 def place_file(
-    source: str, destination: "StrPath", *, size: int, mode: "Optional[int]" = None, durable: bool = False
+    reader: "BinaryIO", destination: "StrPath", *, size: int, mode: "Optional[int]" = None, durable: bool = False
 ) -> None:
-    """Put a clone (APFS, btrfs, XFS) or a copy of the file `source` at `destination`.
+    """Put a clone (APFS, btrfs, XFS) or a copy of the open file `reader` at `destination`.
 
     `size` is in bytes: a source of another size is refused. `mode` is e.g. 0o755; without it the file gets
     the process's default mode (0o666 less the umask). A reader of `destination` sees the old file or the new
     one, never a part; a symbolic link there is replaced, not followed. With `durable`, the file's content is
     on disk before it gets its name, and its name before this returns.
 
-    Raises OSError when `source` cannot be opened, and DestinationMissingError, DestinationIsDirectoryError
-    or DestinationError for what is wrong at the destination.
+    Raises DestinationMissingError, DestinationIsDirectoryError or DestinationError.
     """
-    with open(source, "rb") as reader:
 
-        def fill(temporary: str) -> None:
-            if not _clone(reader, temporary):
-                _write(reader, temporary)
+    def fill(temporary: str) -> None:
+        if not _clone(reader, temporary):
+            _write(reader, temporary)
 
-        _replace(destination, fill, size, mode, durable)
+    _replace(destination, fill, size, mode, durable)
 
 
 def place_bytes(data: bytes, destination: "StrPath", *, mode: "Optional[int]" = None, durable: bool = False) -> None:
@@ -48,10 +47,35 @@ def place_bytes(data: bytes, destination: "StrPath", *, mode: "Optional[int]" = 
     _replace(destination, lambda temporary: _write(io.BytesIO(data), temporary), len(data), mode, durable)
 
 
+def make_folder(folder: "Path", *, durable: bool = False) -> None:
+    """Make `folder` and its parents; with `durable`, the names of new ones are on disk before this returns.
+
+    Raises DestinationError when a file is in the way, or it may not.
+    """
+    new = []
+    for each in (folder, *folder.parents):
+        if os.path.lexists(each):
+            break
+        new.append(each)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if durable:
+            for each in new:
+                sync(str(each.parent))
+    except (FileExistsError, NotADirectoryError) as error:
+        message = f"{folder}: expected a folder, found a file in its way; remove it, or name another folder"
+        raise DestinationError(error.errno, message, str(folder)) from error
+    except OSError as error:
+        message = f"{folder}: the folder cannot be made: {error.strerror}; {_cure(error)}"
+        raise DestinationError(error.errno, message, str(folder)) from error
+
+
 def sync(path: str) -> None:
     """Bring a file's content, or a folder's names, to disk (Windows opens no folders: there it does nothing)."""
     if os.name != "posix":
         return
+    import errno
+
     descriptor = os.open(path, os.O_RDONLY)
     try:
         if sys.platform == "darwin":
@@ -64,6 +88,9 @@ def sync(path: str) -> None:
             except OSError:  # not every file system has it
                 pass
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EROFS):  # fsync(2): a file system that has nothing to sync
+            raise
     finally:
         os.close(descriptor)
 
@@ -81,7 +108,7 @@ def _replace(
         written = os.stat(temporary).st_size
         if written != size:
             raise DestinationError(
-                f"{final}: expected to write {size} bytes, wrote {written}: the source is not what it was; "
+                f"{final}: expected to write {size} bytes, wrote {written}: the source changed meanwhile; "
                 "install supermachine-kernel again"
             )
         os.chmod(temporary, default_mode if mode is None else mode)
@@ -119,14 +146,22 @@ def _refuse_unfit(final: str) -> None:
 def _explained(error: OSError, final: str) -> DestinationError:
     """The system's error as one line with a cure, still of the system's kind and with its errno."""
     kind: type[DestinationError] = DestinationError
-    message = f"{final}: cannot be written: {error.strerror}; nothing was changed there"
+    message = f"{final}: cannot be written: {error.strerror}; nothing was changed there: {_cure(error)}"
     if isinstance(error, FileNotFoundError):
         kind = DestinationMissingError
         message = f"{final}: the folder it goes into does not exist; create it, or extract with parents"
     elif isinstance(error, IsADirectoryError):
         kind = DestinationIsDirectoryError
-        message = f"{final}: expected a file's name, found a folder; name a file inside it"
+        message = f"{final}: expected a file or nothing there, found a folder; remove it, or name a file inside it"
     return kind(error.errno, message, final)
+
+
+def _cure(error: OSError) -> str:
+    import errno
+
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space, or name another place"
+    return "name a place that you may write to"
 
 
 def _create(temporary: str) -> int:
@@ -157,8 +192,10 @@ def _clone(reader: "BinaryIO", temporary: str) -> bool:
 
 def _clonefile(source: str, temporary: str) -> bool:
     """clonefile(2) insists on making the file itself, so the empty one makes way."""
-    import ctypes
-
+    try:
+        import ctypes
+    except ImportError:  # a Python built without libffi
+        return False
     os.unlink(temporary)
     library = ctypes.CDLL(None)
     return bool(library.clonefile(os.fsencode(source), os.fsencode(temporary), _CLONE_NOOWNERCOPY) == 0)

@@ -1,0 +1,157 @@
+"""Look at everything that has to be right, and name the cure for what is not."""
+
+import os
+import sys
+from typing import TYPE_CHECKING, NamedTuple, Optional
+
+from ._assets import ASSETS, KERNEL, SMPARK_KO, Asset, installed_version
+from ._errors import AssetError, DestinationError, InspectionError, LockstepError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OK, WARN, BAD = "ok", "warn", "bad"
+
+_REINSTALL = "pip install --force-reinstall supermachine-kernel"
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at; what is not "ok" has a cure."""
+
+    subject: str
+    status: str
+    found: str
+    cure: Optional[str] = None
+
+
+def examine() -> "Iterator[Finding]":
+    """Every finding, a cause before what follows from it."""
+    yield _platform()
+    yield _python()
+    yield _installation()
+    assets = {asset: _asset(asset) for asset in ASSETS}
+    yield from assets.values()
+    if assets[KERNEL].status == OK:
+        yield _kernel()
+        if assets[SMPARK_KO].status == OK:
+            yield _module()
+    yield _lockstep()
+    yield _place()
+
+
+def _platform() -> Finding:
+    import platform
+
+    subject, machine = "platform", platform.machine()
+    if sys.platform != "darwin":
+        # The wheel is used here too: to check, extract and bundle.
+        cure = "run microVMs on macOS 11 or later on Apple Silicon; here the files can be checked and staged"
+        return Finding(subject, WARN, f"{platform.system()} on {machine}: no host for the microVMs", cure)
+    version = platform.mac_ver()[0]
+    if _is_translated():
+        cure = "use an arm64 (or universal2) Python, and not a terminal that runs under Rosetta"
+        return Finding(subject, BAD, f"macOS {version}, this Python translated by Rosetta", cure)
+    if machine != "arm64":
+        return Finding(subject, BAD, f"macOS {version} on {machine}", "use a Mac with Apple Silicon")
+    if int(version.partition(".")[0] or 0) < 11:
+        return Finding(subject, BAD, f"macOS {version} on {machine}", "update to macOS 11 or later")
+    return Finding(subject, OK, f"macOS {version} on {machine}")
+
+
+def _is_translated() -> bool:
+    """Whether Rosetta runs this process: sysctl.proc_translated is 1 then, and unknown on an Intel Mac."""
+    import subprocess
+
+    command = ["/usr/sbin/sysctl", "-in", "sysctl.proc_translated"]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).stdout.strip() == b"1"
+    except OSError:
+        return False
+
+
+def _python() -> Finding:
+    import platform
+
+    return Finding("python", OK, f"{platform.python_implementation()} {platform.python_version()}, {sys.executable}")
+
+
+def _installation() -> Finding:
+    from ._form import DESCRIPTIONS, form
+
+    where = os.path.dirname(os.path.abspath(__file__))
+    return Finding("installation", OK, f"{installed_version()}, {DESCRIPTIONS[form()]}, {where}")
+
+
+def _asset(asset: Asset) -> Finding:
+    try:
+        asset.verify()
+    except AssetError as error:
+        found, _, cure = str(error).rpartition("; ")
+        return Finding(asset.name, BAD, found or cure, cure)
+    return Finding(asset.name, OK, f"{asset.size} bytes, SHA-256 {asset.sha256[:16]}...")
+
+
+def _kernel() -> Finding:
+    from ._inspect import inspect_kernel
+
+    try:
+        with KERNEL.view() as data:
+            facts = inspect_kernel(data)
+    except InspectionError as error:
+        return Finding("kernel release", BAD, str(error), _REINSTALL)
+    if facts.af_tsi:
+        return Finding("kernel release", OK, f"Linux {facts.release}, with AF_TSI")
+    cure = "install a released wheel, or build with the AF_TSI series (kernel-build/README.md), if guests need it"
+    return Finding("kernel release", WARN, f"Linux {facts.release}, without AF_TSI", cure)
+
+
+def _module() -> Finding:
+    from ._inspect import inspect_kernel, inspect_module
+
+    try:
+        with KERNEL.view() as kernel, SMPARK_KO.view() as module:
+            release, vermagic = inspect_kernel(kernel).release, inspect_module(module)
+    except InspectionError as error:
+        return Finding("kernel and module", BAD, str(error), _REINSTALL)
+    if vermagic.split()[0] == release:
+        return Finding("kernel and module", OK, f"in step: {vermagic}")
+    return Finding("kernel and module", BAD, f"kernel {release}, module for {vermagic}", _REINSTALL)
+
+
+def _lockstep() -> Finding:
+    from importlib import metadata
+
+    from ._lockstep import require_version
+
+    subject, mine = "library", f"supermachine-kernel {installed_version()}"
+    try:
+        version = metadata.version("supermachine")
+    except metadata.PackageNotFoundError:
+        return Finding(subject, OK, "no distribution supermachine beside this one: nothing to be in step with")
+    try:
+        require_version(version.partition("+")[0].partition(".post")[0])
+    except LockstepError:
+        return Finding(subject, BAD, f"supermachine {version}, {mine}", f'pip install "supermachine-kernel=={version}"')
+    except (ValueError, AttributeError):  # AttributeError: metadata without a version
+        return Finding(subject, BAD, f"supermachine {version}, {mine}", "install a released version of supermachine")
+    return Finding(subject, OK, f"in step: supermachine {version}, {mine}")
+
+
+def _place() -> Finding:
+    from ._ensure import default_directory, problem
+
+    subject = "ensure_assets"
+    try:
+        folder = default_directory()
+    except DestinationError as error:
+        return Finding(subject, BAD, str(error), "set HOME or XDG_DATA_HOME to an absolute path")
+    try:
+        if all(problem(folder / asset.name, asset.size, asset.sha256) is None for asset in ASSETS):
+            return Finding(subject, OK, f"{folder}: whole")
+    except AssetError:  # no manifest to compare with; the assets' own findings say so
+        pass
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return Finding(subject, OK, f"{folder}: to be {'completed' if there == folder else 'made'} on the first call")
+    cure = f"make {there} a folder you may write to, set XDG_DATA_HOME, or pass a directory"
+    return Finding(subject, BAD, f"{folder}: {there} is not a folder that may be written to", cure)

@@ -1,0 +1,102 @@
+"""How this package came to be where it is: installed, frozen into an app, or inside an archive."""
+
+import os
+import sys
+
+from ._assets import in_archive
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+_DIRECTORY = os.path.dirname(os.path.abspath(__file__))
+
+DESCRIPTIONS = {
+    "pyinstaller-onefile": "frozen by PyInstaller, one file",
+    "pyinstaller-onedir": "frozen by PyInstaller, one folder",
+    "py2app": "frozen by py2app",
+    "cx_freeze": "frozen by cx_Freeze",
+    "nuitka-onefile": "compiled by Nuitka, one file",
+    "nuitka-standalone": "compiled by Nuitka, one folder",
+    "frozen": "frozen by a tool unknown here",
+    "zipapp": "a zip application",
+    "zip": "a zip archive on the path",
+    "pex": "a PEX",
+    "shiv": "a shiv archive, unpacked",
+    "briefcase": "an app made by Briefcase",
+    "wheel": "an installed wheel",
+    "editable": "an editable install",
+    "checkout": "a source checkout on the path",
+    "copy": "a copied folder, without a wheel's metadata",
+}
+"""Every form, as doctor and info name it, and in words."""
+
+
+def form() -> str:
+    """One of the keys of DESCRIPTIONS."""
+    return _frozen() or _archived() or _unpacked() or _installed()
+
+
+def _frozen() -> str:
+    """The marks that freezers leave, as their manuals name them."""
+    compiled = globals().get("__compiled__")  # Nuitka gives every module it compiles this name
+    if compiled is not None:
+        return "nuitka-onefile" if getattr(compiled, "onefile", False) else "nuitka-standalone"
+    mark = getattr(sys, "frozen", False)
+    unpacked = getattr(sys, "_MEIPASS", None)
+    if not mark:
+        return ""
+    if unpacked:
+        one_file = os.path.basename(os.path.normpath(unpacked)).startswith("_MEI")
+        return "pyinstaller-onefile" if one_file else "pyinstaller-onedir"
+    if mark == "macosx_app":
+        return "py2app"
+    return "cx_freeze" if mark is True else "frozen"
+
+
+def _archived() -> str:
+    if not in_archive():
+        return ""
+    main = getattr(sys.modules.get("__main__"), "__spec__", None)
+    archive = getattr(getattr(main, "loader", None), "archive", None)
+    return "zipapp" if archive and _DIRECTORY.startswith(os.path.abspath(archive) + os.sep) else "zip"
+
+
+def _unpacked() -> str:
+    """Archives that unpack themselves before they run, and bundles of real files."""
+    # A PEX names itself in PEX; its runtime is loaded, or it runs from the environment that it made of itself.
+    if "PEX" in os.environ and ("pex" in sys.modules or os.path.exists(os.path.join(sys.prefix, "PEX-INFO"))):
+        return "pex"
+    if "_bootstrap.interpreter" in sys.modules:  # shiv's own start-up code
+        return "shiv"
+    return "briefcase" if os.path.basename(os.path.dirname(_DIRECTORY)) == "app_packages" else ""
+
+
+def _installed() -> str:
+    """What the metadata that goes with this very folder says (PEP 376, PEP 610)."""
+    from importlib import metadata
+
+    parent = os.path.dirname(_DIRECTORY)
+    for found in metadata.distributions(name="supermachine-kernel"):
+        if _same(str(found.locate_file("supermachine_kernel")), _DIRECTORY) and found.read_text("WHEEL"):
+            return "wheel"
+        if _editable_project(found.read_text("direct_url.json")) == os.path.realpath(parent):
+            return "editable"
+    return "checkout" if os.path.isfile(os.path.join(parent, "setup.cfg")) else "copy"
+
+
+def _editable_project(direct_url: "Optional[str]") -> "Optional[str]":
+    import json
+    from urllib.parse import unquote, urlsplit
+
+    try:
+        record = json.loads(direct_url or "{}")
+        if record.get("dir_info", {}).get("editable"):
+            return os.path.realpath(unquote(urlsplit(record["url"]).path))
+    except (ValueError, KeyError, AttributeError):
+        pass
+    return None
+
+
+def _same(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
