@@ -5,3 +5,12 @@ from supermachine_kernel import SupermachineKernelError
 
 class BuildError(SupermachineKernelError):
     """What keeps a build from being right: file or URL, expected, found, what to do."""
+
+
+class WrongContent(Exception):
+    """The content of a file is not what it should be; who knows the file's name makes a BuildError of it."""
+
+    def __init__(self, expected: str, found: str) -> None:
+        super().__init__(expected, found)
+        self.expected = expected
+        self.found = found

@@ -107,7 +107,7 @@ def _tree_candidates(project: Path, environ: Mapping[str, str]) -> list[Path]:
 
 
 def _release(project: Path, environ: Mapping[str, str]) -> Source:
-    from .release import fetch
+    from .release import NotAtHand, fetch
 
     locked: Optional[LockedSet] = read_lock(project).set(SET)
     if locked is None:
@@ -119,7 +119,10 @@ def _release(project: Path, environ: Mapping[str, str]) -> Source:
                 "a version that has been released",
             )
         )
-    return Source("release", fetch(locked, environ))
+    try:
+        return Source("release", fetch(locked, environ))
+    except NotAtHand as error:
+        raise BuildError(nothing_found(project, environ, f"3. release: {error}")) from error
 
 
 def _folder(kind: str, folder: Path, environ: Mapping[str, str], cure: str) -> Source:

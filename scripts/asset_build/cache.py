@@ -1,0 +1,125 @@
+"""The cache of unpacked release files: content-addressed, shared by any number of builds, never trusted."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO, Optional
+
+from .digest import file_sha256
+from .errors import BuildError
+from .lock import LockedFile
+
+_ABANDONED = 24 * 3600.0
+"""Seconds after which a temporary file is a killed build's."""
+
+
+def cache_folder(environ: Mapping[str, str]) -> Path:
+    """SUPERMACHINE_CACHE_DIR, else a folder in the user's cache (XDG Base Directory; ~/Library/Caches on macOS)."""
+    if environ.get("SUPERMACHINE_CACHE_DIR"):
+        return Path(environ["SUPERMACHINE_CACHE_DIR"]).absolute()
+    home = Path(environ.get("HOME") or Path.home())
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "supermachine-kernel" / "release"
+    return Path(environ.get("XDG_CACHE_HOME") or home / ".cache") / "supermachine-kernel" / "release"
+
+
+class Cache:
+    """A folder of files that bear their SHA-256 as name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def find(self, wanted: LockedFile) -> Optional[Path]:
+        """The entry, once it is proven; None where there is none, or one that is damaged."""
+        path = self.folder / wanted.sha256
+        try:
+            if path.stat().st_size == wanted.size and file_sha256(path) == wanted.sha256:
+                return path
+        except OSError:
+            pass
+        return None
+
+    def prepare(self) -> Optional[str]:
+        """Make the folder and see that it can be written; else why not (a read-only cache can still be read).
+
+        Temporary files that a killed build left there are removed. Raises BuildError when the folder is a file.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self._temporary("probe")
+            probe.touch()
+            probe.unlink()
+            self._sweep()
+        except (FileExistsError, NotADirectoryError) as error:
+            cure = "set SUPERMACHINE_CACHE_DIR to a folder"
+            raise BuildError(
+                f"{self.folder}: expected a folder for the cache, found a file in its way; {cure}"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise self._unwritable(error) from error
+            return error.strerror
+        return None
+
+    @contextlib.contextmanager
+    def entry(self, sha256: str) -> Iterator[BinaryIO]:
+        """A new file, which becomes the entry when the block has ended without an error.
+
+        A damaged entry is replaced by it. Raises BuildError when it cannot be written, FileNotFoundError when the
+        folder was deleted meanwhile.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self._temporary(sha256)
+        try:
+            with temporary.open("xb") as file:
+                yield file
+            temporary.replace(self.folder / sha256)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise self._unwritable(error) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+    @contextlib.contextmanager
+    def alone(self, sha256: str, stop: threading.Event, patience: float) -> Iterator[None]:
+        """Let one build at a time make an entry, and the others find it; they wait `patience` seconds at most."""
+        deadline = time.monotonic() + patience
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):
+                file = stack.enter_context((self.folder / f"{sha256}.lock").open("w"))
+                while not _locked(file.fileno()) and time.monotonic() < deadline and not stop.wait(0.05):
+                    pass
+            yield
+
+    def _temporary(self, name: str) -> Path:
+        return self.folder / f"{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+    def _sweep(self) -> None:
+        for path in self.folder.glob("*.tmp"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < time.time() - _ABANDONED:
+                    path.unlink()
+
+    def _unwritable(self, error: OSError) -> BuildError:
+        return BuildError(
+            f"{self.folder}: expected a cache that can be written, found: {error.strerror}; make room there, or set "
+            "SUPERMACHINE_CACHE_DIR to another folder"
+        )
+
+
+def _locked(descriptor: int) -> bool:
+    """Whether the lock is ours now. Raises OSError where the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
