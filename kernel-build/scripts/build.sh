@@ -50,13 +50,14 @@ main() {
     [[ $action != build ]] || require_own_folder
     require_debian
     require_packages
-    work=$(new_work_folder)
+    new_work_folder
     litter=("$work")
     trap 'stop_stage; clean_up' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
-    exec 8> "$work/lock" && flock 8
-    fetch_musl
+    lock musl
+    proven "$CACHE/musl" || fetch_musl
+    unlock
     collect_inputs
     case $action in
         digest) echo "$inputs_digest" ;;
@@ -130,7 +131,7 @@ missing_packages() {
 }
 
 require_packages() {
-    local missing as_root=()
+    local missing output as_root=()
     mapfile -t missing < <(missing_packages)
     ((${#missing[@]})) || return 0
     local install="apt-get install --yes --no-install-recommends ${missing[*]}"
@@ -142,11 +143,13 @@ require_packages() {
     fi
     [[ $action != digest ]] || die "packages are missing, so there is no toolchain to take a digest of. Run: sudo $install"
     say "installing ${missing[*]}"
-    "${as_root[@]}" apt-get -qq update > /dev/null || true
+    "${as_root[@]}" apt-get -qq update > /dev/null 2>&1 || true
     # shellcheck disable=SC2086 # a list of words
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive $install > /dev/null ||
+    output=$("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive $install 2>&1) || {
+        tail -n 10 <<< "$output" >&2
         die "apt could not install ${missing[*]}. A distribution without $SOURCE_PACKAGE needs --source TARBALL" \
             "(a Linux 6.12 source tarball from kernel.org)"
+    }
     mapfile -t missing < <(missing_packages)
     ((${#missing[@]} == 0)) || die "still missing after the installation: ${missing[*]}"
 }
@@ -160,7 +163,10 @@ new_work_folder() {
         [[ -e $stale/lock ]] || continue
         (flock --nonblock 9 && rm -rf "$stale") 9< "$stale/lock" || true
     done
-    mktemp -d "$CACHE/work.XXXXXX"
+    work=$(mktemp -d "$CACHE/work.XXXXXX")
+    exec 8> "$work/new-lock"
+    flock 8
+    mv "$work/new-lock" "$work/lock"
 }
 
 # A stage that was stopped may write for a moment longer.
@@ -170,8 +176,6 @@ clean_up() { rm -rf "${litter[@]}" 2> /dev/null || { sleep 1 && rm -rf "${litter
 # architecture.
 fetch_musl() {
     local apt=$work/apt
-    lock musl
-    ! proven "$CACHE/musl" || return 0
     say "fetching musl"
     mkdir -p "$apt"/{state/lists/partial,cache/archives/partial,musl}
     : > "$apt/status"
@@ -236,13 +240,14 @@ collect_inputs() {
 
 # --- stages: each runs in its own process group with its output in the log ---
 
+# Never called where bash ignores errors (in a condition, or before && or ||): a stage stops at its first.
 stage() {
     local title=$1 status=0
     shift
     say "$title"
     printf '\n=== %s\n' "$title" >> "$log"
     set -m
-    (set -euo pipefail && "$@") >> "$log" 2>&1 < /dev/null &
+    ("$@") >> "$log" 2>&1 < /dev/null &
     stage_pid=$!
     show_progress &
     ticker_pid=$!
@@ -334,13 +339,18 @@ lock() {
     }
 }
 
+unlock() { exec 9>&-; }
+
 build_cached() {
     local kernel=$CACHE/kernels/$kernel_digest set=$CACHE/sets/$inputs_digest
     lock "$kernel_digest"
     log=$CACHE/logs/$inputs_digest.log
     if ! proven "$set"; then
         : > "$log"
-        proven "$kernel" || { build_kernel "$work/kernel-build" "$work/kernel" && keep "$work/kernel" "$kernel"; }
+        if ! proven "$kernel"; then
+            build_kernel "$work/kernel-build" "$work/kernel"
+            keep "$work/kernel" "$kernel"
+        fi
         build_programs "$work/programs" "$kernel" "$work/set"
         build_info "$work/set" "$kernel" > "$work/build-info.json"
         mv "$work/build-info.json" "$work/set/"
@@ -379,8 +389,9 @@ build_info() {
     printf '%s],\n  "set": "%s",\n' "${separator:+$'\n  '}" "$SET"
     printf '  "source": {\n    "package": %s,\n    "sha256": %s,\n    "version": %s\n  },\n' \
         "$(json_string "$source_package")" "$(json_string "$tarball_sha")" "$(json_string "$version")"
-    printf '  "toolchain": {\n    "binutils": %s,\n    "gcc": %s,\n    "musl": %s\n  }\n}\n' \
-        "$(json_string "$(tool_version ld)")" "$(json_string "$(tool_version gcc)")" "$(json_string "$musl_version")"
+    printf '  "toolchain": {\n    "binutils": %s,\n    "gcc": %s,\n    "musl": %s,\n    "musl_sha256": "%s"\n  }\n}\n' \
+        "$(json_string "$(tool_version ld)")" "$(json_string "$(tool_version gcc)")" "$(json_string "$musl_version")" \
+        "$(file_digest "$musl_deb")"
 }
 
 # install_set ENTRY: the whole folder is written beside and takes the other's place by renaming.
@@ -402,9 +413,9 @@ install_set() {
 check_reproducible() {
     local asset differing=() first=$work/1 second=$work/a-second-folder-with-a-longer-name/2 root
     log=$CACHE/logs/check.$inputs_digest.log
-    : > "$log"
     for root in "$first" "$second"; do
         say "build ${root##*/} of 2 in $root, $(date -u '+%Y-%m-%d %H:%M:%S UTC')"
+        : > "$log"
         build_kernel "$root/kernel-build" "$root/kernel"
         build_programs "$root/programs" "$root/kernel" "$root/set"
     done
@@ -412,8 +423,8 @@ check_reproducible() {
         (cd "$first/set" && sha256sum -- "$asset")
         cmp -s "$first/set/$asset" "$second/set/$asset" || differing+=("$asset")
     done
-    ((${#differing[@]} == 0)) || die "the two builds differ in: ${differing[*]}. The log: $log"
     rm "$log"
+    ((${#differing[@]} == 0)) || die "the two builds differ in: ${differing[*]}"
     say "the two builds are identical"
 }
 
