@@ -1,0 +1,38 @@
+"""A released version: a copy of the checkout whose lock holds a set, and what is built from it."""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import os
+import subprocess
+from pathlib import Path
+
+from scripts import environment
+from scripts.asset_build.lock import LOCK_NAME, Lock, LockedAsset, LockedFile, LockedSet, format_lock
+from supermachine_kernel._assets import ASSETS, SET
+from supermachine_kernel._version import VERSION
+
+
+def lock_set(checkout: Path, assets: Path) -> None:
+    """Write the lock of `checkout` for the set in the folder `assets`."""
+    contents = {asset.name: (assets / asset.name).read_bytes() for asset in ASSETS}
+    locked = {
+        name: LockedAsset(unpacked=_measure(content), packed=_measure(lzma.compress(content, preset=0)))
+        for name, content in contents.items()
+    }
+    lock = Lock(VERSION, {SET: LockedSet(SET, locked)})
+    (checkout / LOCK_NAME).write_text(format_lock(lock), encoding="utf-8")
+
+
+def build(checkout: Path, assets: Path, out: Path) -> tuple[Path, Path]:
+    """Build the wheel and the sdist of `checkout` with the set in the folder `assets`."""
+    command = [str(environment.ensure("build")), "-m", "build", "--no-isolation", "--wheel", "--sdist"]
+    inside = {**os.environ, "SUPERMACHINE_ASSETS_DIR": str(assets)}
+    subprocess.run([*command, "--outdir", str(out), str(checkout)], env=inside, capture_output=True, check=True)
+    (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
+    return wheel, sdist
+
+
+def _measure(content: bytes) -> LockedFile:
+    return LockedFile(len(content), hashlib.sha256(content).hexdigest())
