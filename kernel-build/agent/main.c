@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+/* supermachine-agent: runs commands in the guest for a caller on vsock. */
+#include "agent.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char help[] =
+	"usage: supermachine-agent [serve]\n"
+	"           listen on the agent's vsock port and run commands for callers\n"
+	"       supermachine-agent exec [--cwd DIR] [--env NAME=VALUE]... [--] COMMAND [ARG]...\n"
+	"           as root in the guest: run a command through the agent; its exit status is ours,\n"
+	"           128 + N for signal N, 126 or 127 if it could not be run, 125 if the agent could not be called\n"
+	"       supermachine-agent selftest [CHECK]...\n"
+	"           as root in the guest: check pid1, root, smpark and agent, or the checks named;\n"
+	"           others are smpark-faults, and poweroff, which ends the guest\n"
+	"       supermachine-agent version\n";
+
+static int usage(void)
+{
+	fputs(help, stderr);
+	return 2;
+}
+
+static int exec_main(int argc, char **argv)
+{
+	struct command command = { .cwd = "" };
+	struct outcome outcome;
+	char *env[argc + 1];
+	int at = 0;
+
+	for (; at < argc && argv[at][0] == '-'; at += 2) {
+		if (!strcmp(argv[at], "--")) {
+			at++;
+			break;
+		}
+		if (at + 1 == argc)
+			return usage();
+		if (!strcmp(argv[at], "--cwd"))
+			command.cwd = argv[at + 1];
+		else if (!strcmp(argv[at], "--env") && strchr(argv[at + 1], '='))
+			env[command.envc++] = argv[at + 1];
+		else
+			return usage();
+	}
+	if (at >= argc)
+		return usage();
+	env[command.envc] = NULL;
+	command.env = env;
+	command.argv = argv + at;
+	command.argc = argc - at;
+	if (!exec_in_guest(&command, STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO, &outcome))
+		return 125;
+	if (outcome.kind == EXIT_NOT_RUN) {
+		fprintf(stderr, "supermachine-agent: cannot run %s: %s\n", command.argv[0],
+			strerror(outcome.value));
+		return outcome.value == ENOENT ? 127 : 126;
+	}
+	return outcome.kind == EXIT_SIGNAL ? 128 + outcome.value : outcome.value;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 1 || (argc == 2 && !strcmp(argv[1], "serve")))
+		return serve();
+	if (!strcmp(argv[1], "exec"))
+		return exec_main(argc - 2, argv + 2);
+	if (!strcmp(argv[1], "selftest"))
+		return selftest(argv + 2);
+	if (argc == 2 && !strcmp(argv[1], "version")) {
+		printf("supermachine-agent, guest contract %d\n", CONTRACT);
+		return 0;
+	}
+	return usage();
+}

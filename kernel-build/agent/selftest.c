@@ -1,0 +1,443 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Checks of the guest contract from within the guest, one line each. */
+#define _GNU_SOURCE
+#include "agent.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../smpark/smpark.h"
+
+#define DEVICE		"/dev/smpark"
+#define MAX_CPUS	64
+#define REST_MS		50	/* how long a parked CPU is watched */
+#define MOVE_MS		2000	/* how long a released one may take */
+#define ROUNDS		100
+
+/* What the line of a check says after its name. */
+static char detail[512];
+
+static bool set_detail(bool good, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(detail, sizeof detail, format, args);
+	va_end(args);
+	return good;
+}
+
+#define good(...) set_detail(true, __VA_ARGS__)
+#define bad(...) set_detail(false, __VA_ARGS__)
+
+static void pause_ms(long ms)
+{
+	struct timespec left = { ms / 1000, ms % 1000 * 1000000 };
+
+	while (nanosleep(&left, &left) && errno == EINTR)
+		;
+}
+
+/* ---- pid1, root, agent ---- */
+
+static bool check_pid1(void)
+{
+	char name[32] = "";
+	int fd = open("/proc/1/comm", O_RDONLY | O_CLOEXEC);
+	ssize_t got = fd < 0 ? -1 : read(fd, name, sizeof name - 1);
+
+	if (fd >= 0)
+		close(fd);
+	name[strcspn(name, "\n")] = '\0';
+	if (got <= 0 || strcmp(name, "init-oci"))
+		return bad("PID 1 is \"%s\", expected init-oci", name);
+	return good("PID 1 is init-oci");
+}
+
+static bool check_root(void)
+{
+	static const char path[] = "/.selftest";
+	struct statfs status;
+	int fd;
+
+	if (statfs("/", &status) || status.f_type != OVERLAYFS_SUPER_MAGIC)
+		return bad("/ is no overlayfs (type 0x%lx)", (unsigned long)status.f_type);
+	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0 || write(fd, "x", 1) != 1 || close(fd) || unlink(path))
+		return bad("/ cannot be written: %s", strerror(errno));
+	return good("/ is an overlayfs and can be written");
+}
+
+/* One of our own commands, through the agent, as another program; its output goes to the two files. */
+static bool call_self(char *word, int out, int err, struct outcome *outcome)
+{
+	char *argv[] = { "/proc/self/exe", word, NULL };
+	const struct command command = { .argv = argv, .argc = 2, .cwd = "/" };
+
+	return exec_in_guest(&command, -1, out, err, outcome);
+}
+
+static bool check_agent(void)
+{
+	char expected[64], said[sizeof expected] = "";
+	struct outcome outcome;
+	struct stat written;
+	int out = memfd_create("out", MFD_CLOEXEC), err = memfd_create("err", MFD_CLOEXEC);
+
+	snprintf(expected, sizeof expected, "supermachine-agent, guest contract %d\n", CONTRACT);
+	if (out < 0 || err < 0)
+		return bad("memfd_create: %s", strerror(errno));
+	if (!call_self("version", out, err, &outcome))
+		return bad("no command could be run");
+	if (pread(out, said, sizeof said - 1, 0) < 0 || strcmp(said, expected))
+		return bad("the command's output is \"%s\", expected \"%s\"", said, expected);
+	if (outcome.kind != EXIT_STATUS || outcome.value)
+		return bad("the command ended with kind %u, value %u, expected 0, 0", outcome.kind, outcome.value);
+	if (!call_self("no-such-word", out, err, &outcome))
+		return bad("no second command could be run");
+	if (outcome.kind != EXIT_STATUS || outcome.value != 2)
+		return bad("a wrong command ended with kind %u, value %u, expected 0, 2", outcome.kind, outcome.value);
+	if (fstat(err, &written) || !written.st_size)
+		return bad("a wrong command said nothing on stderr");
+	close(out);
+	close(err);
+	return good("ran commands over vsock loopback: output and exit statuses 0 and 2 came back");
+}
+
+/* ---- smpark ---- */
+
+/* A counter for each CPU, kept running by a process bound to it. */
+struct counters {
+	volatile unsigned long at[MAX_CPUS];
+};
+
+static struct counters *counters;
+static pid_t spinners[MAX_CPUS];
+static cpu_set_t cpus;
+
+static pid_t spawn_spinner(int cpu, int fifo_priority)
+{
+	const struct sched_param param = { .sched_priority = fifo_priority };
+	cpu_set_t one;
+	pid_t pid = fork();
+
+	if (pid)
+		return pid;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	/* musl's sched_setscheduler() only ever fails, by design */
+	if (sched_setaffinity(0, sizeof one, &one) ||
+	    (fifo_priority && syscall(SYS_sched_setscheduler, 0, SCHED_FIFO, &param)))
+		_exit(1);
+	for (;;)
+		counters->at[cpu]++;
+}
+
+static void end_spinner(pid_t pid)
+{
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+static void end_spinners(void)
+{
+	for (int cpu = 0; cpu < MAX_CPUS; cpu++) {
+		if (spinners[cpu] > 0)
+			end_spinner(spinners[cpu]);
+		spinners[cpu] = 0;
+	}
+}
+
+static bool all_move(void)
+{
+	struct counters before = *counters;
+
+	for (int waited = 0, moved = 0; waited < MOVE_MS && moved < CPU_COUNT(&cpus); waited += 5) {
+		pause_ms(5);
+		moved = 0;
+		for (int cpu = 0; cpu < MAX_CPUS; cpu++)
+			moved += CPU_ISSET(cpu, &cpus) && counters->at[cpu] != before.at[cpu];
+		if (moved == CPU_COUNT(&cpus))
+			return true;
+	}
+	return bad("a CPU did not run on within %d ms", MOVE_MS);
+}
+
+static bool only_caller_moves(void)
+{
+	struct counters before;
+	int own = sched_getcpu();
+
+	pause_ms(REST_MS / 2);
+	before = *counters;
+	pause_ms(REST_MS);
+	if (sched_getcpu() != own)
+		return bad("the caller went from CPU %d to CPU %d", own, sched_getcpu());
+	for (int cpu = 0; cpu < MAX_CPUS; cpu++) {
+		bool moved = counters->at[cpu] != before.at[cpu];
+
+		if (CPU_ISSET(cpu, &cpus) && moved != (cpu == own))
+			return bad("CPU %d %s while CPU %d had the others parked", cpu,
+				   moved ? "ran" : "stood still", own);
+	}
+	return true;
+}
+
+/* The call, and what it must answer: 0 or an errno. */
+static bool answers(int fd, unsigned long call, int expected)
+{
+	int found = ioctl(fd, call) ? errno : 0;
+
+	if (found != expected)
+		return bad("ioctl 0x%lx answered \"%s\", expected \"%s\"", call, strerror(found),
+			   strerror(expected));
+	return true;
+}
+
+static bool start_counting(void)
+{
+	if (sched_getaffinity(0, sizeof cpus, &cpus))
+		return bad("sched_getaffinity: %s", strerror(errno));
+	counters = mmap(NULL, sizeof *counters, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (counters == MAP_FAILED)
+		return bad("mmap: %s", strerror(errno));
+	for (int cpu = 0; cpu < MAX_CPUS; cpu++)
+		if (CPU_ISSET(cpu, &cpus))
+			spinners[cpu] = spawn_spinner(cpu, 0);
+	return all_move();
+}
+
+static bool affinity_is(const cpu_set_t *expected)
+{
+	cpu_set_t found;
+
+	return !sched_getaffinity(0, sizeof found, &found) && CPU_EQUAL(&found, expected);
+}
+
+static bool parks(int fd, int other_fd)
+{
+	cpu_set_t own;
+
+	if (!answers(fd, SMPARK_UNPARK, EALREADY) || !answers(fd, SMPARK_PARK, 0) || !only_caller_moves())
+		return false;
+	CPU_ZERO(&own);
+	CPU_SET(sched_getcpu(), &own);
+	if (!affinity_is(&own))
+		return bad("the caller is not bound to its CPU while the others are parked");
+	if (!answers(fd, SMPARK_PARK, EBUSY) || !answers(other_fd, SMPARK_PARK, EBUSY) ||
+	    !answers(other_fd, SMPARK_UNPARK, EPERM) || !answers(fd, _IO('M', 3), ENOTTY))
+		return false;
+	close(other_fd);
+	if (!only_caller_moves() || !answers(fd, SMPARK_UNPARK, 0) || !all_move())
+		return false;
+	if (!affinity_is(&cpus))
+		return bad("the caller's CPUs are not what they were before PARK");
+	return true;
+}
+
+static bool parks_often(int fd)
+{
+	for (int i = 0; i < ROUNDS; i++)
+		if (!answers(fd, SMPARK_PARK, 0) || !answers(fd, SMPARK_UNPARK, 0))
+			return false;
+	return all_move();
+}
+
+static bool closing_releases(int fd)
+{
+	if (!answers(fd, SMPARK_PARK, 0) || !only_caller_moves())
+		return false;
+	close(fd);
+	return all_move();
+}
+
+static bool check_smpark(void)
+{
+	struct stat status;
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC), other_fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	bool done;
+
+	if (fd < 0 || other_fd < 0 || fstat(fd, &status))
+		return bad(DEVICE ": %s", strerror(errno));
+	if (status.st_mode != (S_IFCHR | 0600))
+		return bad(DEVICE " has mode %o, expected %o", status.st_mode, S_IFCHR | 0600);
+	done = start_counting() && parks(fd, other_fd) && parks_often(fd) && closing_releases(fd);
+	end_spinners();
+	return done ? good("parked and released %d of %d CPUs", CPU_COUNT(&cpus) - 1, CPU_COUNT(&cpus)) : false;
+}
+
+/* ---- smpark-faults ---- */
+
+/* A CPU kept by a more urgent task: PARK gives up in time, and all run again. */
+static bool late_cpu(int fd, int own, int other)
+{
+	cpu_set_t one;
+	pid_t hog;
+	bool done;
+
+	CPU_ZERO(&one);
+	CPU_SET(own, &one);
+	if (sched_setaffinity(0, sizeof one, &one))
+		return bad("sched_setaffinity: %s", strerror(errno));
+	hog = spawn_spinner(other, 99);
+	pause_ms(REST_MS);
+	done = answers(fd, SMPARK_PARK, ETIMEDOUT) && answers(fd, SMPARK_UNPARK, EALREADY);
+	end_spinner(hog);
+	if (sched_setaffinity(0, sizeof cpus, &cpus))
+		return bad("sched_setaffinity: %s", strerror(errno));
+	return done && all_move() && answers(fd, SMPARK_PARK, 0) && only_caller_moves() &&
+	       answers(fd, SMPARK_UNPARK, 0) && all_move();
+}
+
+/* Killed while it has the others parked: its file is closed, which releases them. */
+static bool killed_caller(void)
+{
+	char ready;
+	int report[2];
+	pid_t pid;
+
+	if (pipe(report))
+		return bad("pipe: %s", strerror(errno));
+	pid = fork();
+	if (!pid) {
+		int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+
+		if (fd >= 0 && !ioctl(fd, SMPARK_PARK) && write(report[1], "p", 1) == 1)
+			raise(SIGKILL);
+		_exit(1);
+	}
+	close(report[1]);
+	if (read(report[0], &ready, 1) != 1)
+		return bad("a child could not park");
+	close(report[0]);
+	waitpid(pid, NULL, 0);
+	return all_move();
+}
+
+/* CPUs come and go, and the module stays, only while nothing is parked. */
+static bool held_back(int fd, int other)
+{
+	char path[64];
+	int online, found;
+
+	snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/online", other);
+	online = open(path, O_WRONLY | O_CLOEXEC);
+	if (online < 0)
+		return bad("%s: %s", path, strerror(errno));
+	if (!answers(fd, SMPARK_PARK, 0))
+		return false;
+	found = write(online, "0", 1) < 0 ? errno : 0;
+	if (found != EBUSY)
+		return bad("taking CPU %d offline answered \"%s\", expected \"%s\"", other, strerror(found),
+			   strerror(EBUSY));
+	found = syscall(SYS_delete_module, "smpark", O_NONBLOCK) ? errno : 0;
+	if (!found)
+		return bad("the module was unloaded while CPUs were parked");
+	if (!answers(fd, SMPARK_UNPARK, 0) || !all_move())
+		return false;
+
+	/* Offline and back: the thread of that CPU goes and comes with it. */
+	end_spinners();
+	if (write(online, "0", 1) != 1 || !answers(fd, SMPARK_PARK, 0) || !answers(fd, SMPARK_UNPARK, 0) ||
+	    write(online, "1", 1) != 1)
+		return bad("PARK with CPU %d offline: %s", other, strerror(errno));
+	close(online);
+	return start_counting() && answers(fd, SMPARK_PARK, 0) && only_caller_moves() &&
+	       answers(fd, SMPARK_UNPARK, 0) && all_move();
+}
+
+static bool check_smpark_faults(void)
+{
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC), own, other;
+	bool done;
+
+	if (fd < 0)
+		return bad(DEVICE ": %s", strerror(errno));
+	if (!start_counting())
+		return false;
+	own = sched_getcpu();
+	for (other = MAX_CPUS - 1; other >= 0 && (other == own || !CPU_ISSET(other, &cpus)); other--)
+		;
+	if (other < 0)
+		return bad("needs a second CPU");
+	done = late_cpu(fd, own, other) && killed_caller() && held_back(fd, other);
+	close(fd);
+	end_spinners();
+	return done ? good("late CPU, killed caller, CPU hotplug and unloading are as the contract says") : false;
+}
+
+static bool check_poweroff(void)
+{
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+
+	if (fd < 0)
+		return bad(DEVICE ": %s", strerror(errno));
+	if (!answers(fd, SMPARK_PARK, 0))
+		return false;
+	reboot(RB_POWER_OFF);
+	return bad("power off with parked CPUs: %s", strerror(errno));
+}
+
+/* ---- */
+
+static const struct check {
+	const char *name;
+	bool (*run)(void);
+	bool usual;	/* run when no check is named */
+} checks[] = {
+	{ "pid1", check_pid1, true },
+	{ "root", check_root, true },
+	{ "smpark", check_smpark, true },
+	{ "agent", check_agent, true },
+	{ "smpark-faults", check_smpark_faults, false },
+	{ "poweroff", check_poweroff, false },
+};
+
+static bool run_check(const struct check *check)
+{
+	bool passed = check->run();
+
+	printf("selftest: %s: %s: %s\n", check->name, passed ? "ok" : "failed", detail);
+	fflush(stdout);
+	return passed;
+}
+
+int selftest(char **names)
+{
+	const size_t count = sizeof checks / sizeof *checks;
+	int status = 0;
+
+	for (size_t i = 0; !*names && i < count; i++)
+		if (checks[i].usual && !run_check(&checks[i]))
+			status = 1;
+	for (; *names; names++) {
+		size_t i = 0;
+
+		while (i < count && strcmp(*names, checks[i].name))
+			i++;
+		if (i == count) {
+			fprintf(stderr, "supermachine-agent: no check named %s\n", *names);
+			return 2;
+		}
+		if (!run_check(&checks[i]))
+			status = 1;
+	}
+	return status;
+}
