@@ -52,7 +52,7 @@ main() {
     require_packages
     new_work_folder
     litter=("$work")
-    trap 'stop_stage; clean_up' EXIT
+    trap clean_up EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
     lock musl
@@ -169,8 +169,13 @@ new_work_folder() {
     mv "$work/new-lock" "$work/lock"
 }
 
-# A stage that was stopped may write for a moment longer.
-clean_up() { rm -rf "${litter[@]}" 2> /dev/null || { sleep 1 && rm -rf "${litter[@]}"; }; }
+clean_up() {
+    # A child that is killed right after its fork still has our traps.
+    [[ $BASHPID == "$$" ]] || return 0
+    stop_stage
+    # What was stopped may write for a moment longer.
+    rm -rf "${litter[@]}" 2> /dev/null || { sleep 1 && rm -rf "${litter[@]}"; }
+}
 
 # Debian's musl for arm64, fetched once. Apt gets a state of its own, so that the machine needs no foreign
 # architecture.
