@@ -185,7 +185,8 @@ class Asset:
         try:
             data: bytes = loader.get_data(self._location())
         except OSError as error:
-            raise self._unreadable(error) from error
+            # zipimport gives an OSError without an errno.
+            raise self._unreadable(FileNotFoundError()) from error
         return data
 
 

@@ -3,7 +3,7 @@
 import os
 import stat
 
-from ._assets import ASSETS, Asset, installed_version
+from ._assets import ASSETS, Asset, installed_version, manifest
 from ._errors import DestinationError
 
 TYPE_CHECKING = False
@@ -57,6 +57,7 @@ def complete(folder: "Path") -> "dict[str, str]":
     """Make the set in `folder` whole; what was done to each file, by name: "kept", "mended" or "written"."""
     from ._extract import make_folder
 
+    manifest()  # without one there is nothing to make a folder for
     make_folder(folder, durable=True)
     done = {asset.name: _complete_file(asset, folder / asset.name) for asset in ASSETS}
     _settle(folder, [name for name, action in done.items() if action != "written"])

@@ -1,5 +1,6 @@
 """Structural proof: an arm64 Linux Image, a static AArch64 program, a module of that very kernel."""
 
+import itertools
 import re
 import struct
 from typing import NamedTuple, Union
@@ -28,9 +29,13 @@ _MACHINES = {3: "i386", 40: "32-bit ARM", 62: "x86-64", _EM_AARCH64: "AArch64", 
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
 _PF_X = 1
 _SHT_NOBITS = 8
-_DT_NEEDED = 1
+_DT_NULL, _DT_NEEDED = 0, 1
 _DT_FLAGS_1 = 0x6FFFFFFB
 _DF_1_PIE = 0x08000000
+# Enough for every section name that is looked for.
+_LONGEST_NAME = 64
+# include/linux/vermagic.h: the kernel release, then its options, in one line of text.
+_VERMAGIC = re.compile(rb"[\x21-\x7e]+( [\x20-\x7e]*)?")
 
 
 class KernelFacts(NamedTuple):
@@ -85,7 +90,8 @@ def inspect_program(data: Buffer, name: str) -> None:
             loader = bytes(data[offset : offset + size]).rstrip(b"\0").decode(errors="replace")
             raise _wrong(name, "a static executable", f"one that needs the loader {loader}", _PROGRAM_CURE)
         if kind == _PT_DYNAMIC:
-            entries = dict(_DYNAMIC_ENTRY.iter_unpack(data[offset : offset + size - size % _DYNAMIC_ENTRY.size]))
+            every = _DYNAMIC_ENTRY.iter_unpack(data[offset : offset + size - size % _DYNAMIC_ENTRY.size])
+            entries = dict(itertools.takewhile(lambda entry: entry[0] != _DT_NULL, every))
             needed, flags_1 = needed + (_DT_NEEDED in entries), entries.get(_DT_FLAGS_1, 0)
     if elf.type == _ET_DYN and not flags_1 & _DF_1_PIE:
         raise _wrong(name, "a static executable", "a shared library", _PROGRAM_CURE)
@@ -110,10 +116,10 @@ def inspect_module(data: Buffer, name: str = "smpark.ko") -> str:
     sections = _read_sections(data, elf, name)
     if b".gnu.linkonce.this_module" not in sections or b".modinfo" not in sections:
         raise _wrong(name, "a kernel module", "a relocatable file without .modinfo", _MODULE_CURE)
-    for item in sections[b".modinfo"].split(b"\0"):
+    for item in bytes(sections[b".modinfo"]).split(b"\0"):
         key, _, value = item.partition(b"=")
-        if key == b"vermagic" and value.strip():
-            return value.decode(errors="replace")
+        if key == b"vermagic" and _VERMAGIC.fullmatch(value):
+            return value.decode()
     raise _wrong(name, "a vermagic in .modinfo", "none", _MODULE_CURE)
 
 
@@ -159,7 +165,9 @@ def _read_elf(data: Buffer, name: str, expected: str, cure: str) -> _Elf:
     return _Elf(kind, entry, tables[0], tables[1], shstrndx)
 
 
-def _read_sections(data: Buffer, elf: _Elf, name: str) -> "dict[bytes, bytes]":
+def _read_sections(data: Buffer, elf: _Elf, name: str) -> "dict[bytes, memoryview]":
+    """The sections by name, without a copy: damaged headers may claim the whole file many times over."""
+    whole = memoryview(data)
     headers = [_SECTION_HEADER.unpack_from(data, offset) for offset in elf.section_headers]
     contents = []
     for _name, kind, _flags, _address, offset, size, *_ in headers:
@@ -167,11 +175,14 @@ def _read_sections(data: Buffer, elf: _Elf, name: str) -> "dict[bytes, bytes]":
             raise _wrong(
                 name, f"at least {offset + size} bytes", f"{len(data)} bytes", "it is truncated: copy it again"
             )
-        contents.append(b"" if kind == _SHT_NOBITS else bytes(data[offset : offset + size]))
+        contents.append(whole[:0] if kind == _SHT_NOBITS else whole[offset : offset + size])
     if elf.section_names >= len(contents):
         raise _wrong(name, "a table of section names", "none", _MODULE_CURE)
     names = contents[elf.section_names]
-    return {names[header[0] :].partition(b"\0")[0]: content for header, content in zip(headers, contents)}
+    return {
+        bytes(names[header[0] : header[0] + _LONGEST_NAME]).partition(b"\0")[0]: content
+        for header, content in zip(headers, contents)
+    }
 
 
 def _other_kernel(data: Buffer) -> str:

@@ -1,0 +1,189 @@
+"""An asset as path, view and bytes; what is said when it is not as it should be; a package inside a zip."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import supermachine_kernel
+from supermachine_kernel import ASSETS, Asset
+
+from tests.support import child
+
+each_asset = pytest.mark.parametrize("asset", ASSETS, ids=[asset.name for asset in ASSETS])
+
+
+def test_the_four_assets_in_order() -> None:
+    assert [asset.name for asset in ASSETS] == ["kernel", "init-oci", "supermachine-agent", "smpark.ko"]
+    assert [oct(asset.mode) for asset in ASSETS] == ["0o644", "0o755", "0o755", "0o644"]
+
+
+@each_asset
+def test_path_view_bytes_and_constants_are_the_same_file(asset: Asset, installed: Path) -> None:
+    assert asset.path == installed / "supermachine_kernel" / "assets" / asset.name
+    content = asset.path.read_bytes()
+    assert hashlib.sha256(content).hexdigest() == asset.sha256
+    assert len(content) == asset.size == getattr(supermachine_kernel, f"{asset.prefix}_LEN")
+    assert asset.read_bytes() == content == getattr(supermachine_kernel, f"{asset.prefix}_BYTES")
+    with asset.view() as view:
+        assert view == content
+    asset.verify()
+
+
+@each_asset
+def test_view_is_read_only_and_mapped(asset: Asset) -> None:
+    view = asset.view()
+    assert view.readonly
+    with pytest.raises(TypeError):
+        view[0] = 0
+    assert type(view.obj).__name__ == "mmap"
+    view.release()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/maps is of Linux")
+def test_view_outlives_what_it_came_from_and_goes_with_its_last_user() -> None:
+    path = str(supermachine_kernel.KERNEL.path)
+    view = supermachine_kernel.KERNEL.view()
+    part = view[:4096]
+    del view
+    assert path in Path("/proc/self/maps").read_text()
+    assert bytes(part) == supermachine_kernel.KERNEL.read_bytes()[:4096]
+    del part
+    assert path not in Path("/proc/self/maps").read_text()
+
+
+def test_assets_dir_is_the_flat_folder(installed: Path) -> None:
+    folder = supermachine_kernel.assets_dir()
+    assert folder == installed / "supermachine_kernel" / "assets"
+    assert sorted(os.listdir(folder)) == sorted(asset.name for asset in ASSETS)
+
+
+def test_manifest_speaks_of_these_files() -> None:
+    manifest = supermachine_kernel.MANIFEST
+    lines = sorted(f"{asset.sha256}  {asset.name}\n" for asset in ASSETS)
+    lines.sort(key=lambda line: line.split()[1])
+    assert manifest["set_digest"] == hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert manifest["version"] == supermachine_kernel.__version__
+    assert {name: entry["mode"] for name, entry in manifest["assets"].items()} == {a.name: a.mode for a in ASSETS}
+
+
+@each_asset
+def test_missing_asset_is_named_with_a_cure(asset: Asset, damaged: Path) -> None:
+    path = damaged / "supermachine_kernel" / "assets" / asset.name
+    path.unlink()
+    for use in ("path", "read_bytes()", "view()", "verify()", "extract_to('never')"):
+        message = child.error_of(f"supermachine_kernel.{asset.prefix}.{use}", site=damaged)
+        assert message.startswith(f"AssetMissingError: {path}: expected a file of {asset.size} bytes, found nothing; ")
+        assert "pip install --force-reinstall supermachine-kernel" in message
+    message = child.error_of("supermachine_kernel.assets_dir()", site=damaged)
+    assert str(path) in message
+
+
+@each_asset
+def test_asset_of_another_size_is_never_a_short_read(asset: Asset, damaged: Path) -> None:
+    path = damaged / "supermachine_kernel" / "assets" / asset.name
+    os.truncate(path, asset.size - 1)
+    for use in ("path", "read_bytes()", "view()", "verify()", "extract_to('never')"):
+        message = child.error_of(f"supermachine_kernel.{asset.prefix}.{use}", site=damaged)
+        assert message.startswith(f"AssetError: {path}: expected {asset.size} bytes, found {asset.size - 1}; ")
+        assert "pip install --force-reinstall supermachine-kernel" in message
+
+
+@each_asset
+def test_one_flipped_byte_fails_verify(asset: Asset, damaged: Path) -> None:
+    path = damaged / "supermachine_kernel" / "assets" / asset.name
+    flip(path, asset.size // 2)
+    message = child.error_of("supermachine_kernel.verify()", site=damaged)
+    assert message.startswith(f"AssetError: {path}: expected SHA-256 {asset.sha256}, found ")
+
+
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_asset_is_an_asset_error(damaged: Path) -> None:
+    path = damaged / "supermachine_kernel" / "assets" / "kernel"
+    path.chmod(0)
+    assert "cannot be read (Permission denied)" in child.error_of("supermachine_kernel.KERNEL.view()", site=damaged)
+
+
+def test_a_folder_in_the_place_of_an_asset_is_an_asset_error(damaged: Path) -> None:
+    path = damaged / "supermachine_kernel" / "assets" / "kernel"
+    path.unlink()
+    path.mkdir()
+    for use in ("read_bytes()", "view()", "extract_to('never')"):
+        message = child.error_of(f"supermachine_kernel.KERNEL.{use}", site=damaged)
+        assert message.startswith(f"AssetError: {path}: expected a file of ")
+
+
+def test_frozen_app_without_its_data_is_told_to_collect_it(damaged: Path) -> None:
+    (damaged / "supermachine_kernel" / "assets" / "kernel").unlink()
+    message = child.error_of("sys.frozen = True; supermachine_kernel.KERNEL.path", site=damaged)
+    assert "freeze the app again, with the data files of the package supermachine_kernel" in message
+
+
+class TestInAZip:
+    """The package in a zip on the path, as a zipapp has it."""
+
+    @pytest.fixture
+    def archive(self, installed: Path, tmp_path: Path) -> Path:
+        path = tmp_path / "app.zip"
+        with zipfile.ZipFile(path, "w") as file:
+            for each in sorted((installed / "supermachine_kernel").rglob("*")):
+                if each.is_file() and "__pycache__" not in each.parts:
+                    file.write(each, each.relative_to(installed))
+        return path
+
+    def test_bytes_views_and_files_come_out(self, archive: Path, tmp_path: Path) -> None:
+        program = """\
+import sys
+from pathlib import Path
+import supermachine_kernel
+assert sys.argv[1] in supermachine_kernel.__file__
+folder = Path(sys.argv[2])
+supermachine_kernel.verify()
+for asset in supermachine_kernel.ASSETS:
+    content = asset.read_bytes()
+    view = asset.view()
+    assert view.readonly and view == content == getattr(supermachine_kernel, asset.prefix + "_BYTES")
+    assert asset.extract_to(folder / "one" / asset.name, parents=True).read_bytes() == content
+supermachine_kernel.extract_all_to(folder / "all")
+assert supermachine_kernel.ensure_assets(folder / "ensured") == folder / "ensured"
+"""
+        done = child.python(program, archive, tmp_path, site=archive)
+        assert done.returncode == 0, done.stderr
+        for folder in ("one", "all", "ensured"):
+            assert_whole(tmp_path / folder)
+
+    def test_path_says_what_to_do_instead(self, archive: Path) -> None:
+        for use in ("KERNEL.path", "assets_dir()"):
+            message = child.error_of(f"supermachine_kernel.{use}", site=archive)
+            assert message.startswith(f"AssetInArchiveError: {archive}")
+            assert "read_bytes(), extract_to() and ensure_assets() work from here" in message
+
+    def test_missing_member_is_named(self, archive: Path, tmp_path: Path) -> None:
+        smaller = tmp_path / "smaller.zip"
+        with zipfile.ZipFile(archive) as old, zipfile.ZipFile(smaller, "w") as new:
+            for name in old.namelist():
+                if not name.endswith("init-oci"):
+                    new.writestr(name, old.read(name))
+        message = child.error_of("supermachine_kernel.INIT_OCI.read_bytes()", site=smaller)
+        assert message.startswith("AssetMissingError: ")
+        assert f"{os.path.join('assets', 'init-oci')}: expected a file of" in message
+
+
+def flip(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def assert_whole(folder: Path) -> None:
+    assert sorted(os.listdir(folder)) == sorted(asset.name for asset in ASSETS)
+    for asset in ASSETS:
+        assert hashlib.sha256((folder / asset.name).read_bytes()).hexdigest() == asset.sha256
+        if asset.mode & 0o111:
+            assert (folder / asset.name).stat().st_mode & 0o777 == asset.mode

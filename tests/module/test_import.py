@@ -1,0 +1,125 @@
+"""Importing costs nothing and touches nothing; the public names are all there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import supermachine_kernel
+
+from tests.support import child
+
+CRATE_NAMES = [
+    name
+    for prefix in ("KERNEL", "INIT_OCI", "SUPERMACHINE_AGENT", "SMPARK_KO")
+    for name in (
+        f"{prefix}_BYTES",
+        f"{prefix}_LEN",
+        f"extract_{prefix.lower()}_to",
+        f"extract_{prefix.lower()}_to_with_parents",
+    )
+]
+PYTHON_NAMES = [
+    *("KERNEL", "INIT_OCI", "SUPERMACHINE_AGENT", "SMPARK_KO", "ASSETS", "Asset", "MANIFEST", "__version__"),
+    *("assets_dir", "extract_all_to", "ensure_assets", "verify", "require_version"),
+]
+
+
+@pytest.mark.parametrize("name", [*CRATE_NAMES, "extract_to", "extract_to_with_parents", *PYTHON_NAMES])
+def test_public_name_is_there_and_listed(name: str) -> None:
+    getattr(supermachine_kernel, name)
+    assert name in supermachine_kernel.__all__
+    assert name in dir(supermachine_kernel)
+
+
+def test_every_listed_name_is_there() -> None:
+    assert sorted(set(supermachine_kernel.__all__)) == sorted(supermachine_kernel.__all__)
+    for name in supermachine_kernel.__all__:
+        getattr(supermachine_kernel, name)
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'KERNEL_BYTE'"):
+        supermachine_kernel.KERNEL_BYTE  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_import_loads_nothing_but_its_own_modules(installed: Path) -> None:
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); before = set(sys.modules)\n"
+        "import supermachine_kernel\n"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program, str(installed)], capture_output=True, text=True, check=True
+    )
+    loaded = done.stdout.split()
+    assert "supermachine_kernel" in loaded
+    assert [name for name in loaded if name.partition(".")[0] != "supermachine_kernel"] == []
+
+
+def test_import_and_sizes_touch_nothing(installed: Path) -> None:
+    """Every file that is opened and every folder that is made goes by the interpreter's audit events (PEP 578)."""
+    program = """\
+import json, os, sys
+events = []
+def hook(name, arguments):
+    if name in ("open", "os.mkdir", "os.scandir", "os.listdir", "socket.connect", "subprocess.Popen"):
+        events.append([name, str(arguments[0])])
+sys.addaudithook(hook)
+import supermachine_kernel
+imported = len(events)
+for prefix in ("KERNEL", "INIT_OCI", "SUPERMACHINE_AGENT", "SMPARK_KO"):
+    assert getattr(supermachine_kernel, prefix + "_LEN") == getattr(supermachine_kernel, prefix).size > 0
+assert events[imported:] == []
+print(json.dumps(events))
+"""
+    done = child.python(program)
+    assert done.returncode == 0, done.stderr
+    events = json.loads(done.stdout)
+    assert any(name == "open" and "supermachine_kernel" in path for name, path in events), "the hook saw nothing"
+    assert [path for name, path in events if name == "open" and "assets" in Path(path).parts] == []
+    assert {name for name, _ in events} <= {"open", "os.listdir", "os.scandir"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="strace is of Linux")
+def test_import_opens_no_asset_in_the_eyes_of_the_kernel(tmp_path: Path) -> None:
+    strace = shutil.which("strace")
+    assert strace, "strace is missing: apt-get install strace, or run scripts/test.py, which does"
+    trace = tmp_path / "trace"
+    program = [sys.executable, "-c", "import supermachine_kernel"]
+    subprocess.run([strace, "-f", "-e", "trace=open,openat", "-o", trace, *program], check=True, timeout=120)
+    opened = trace.read_text()
+    assert "supermachine_kernel" in opened
+    assert "supermachine_kernel/assets" not in opened
+
+
+def test_deprecated_names_warn_and_work(tmp_path: Path) -> None:
+    with pytest.warns(DeprecationWarning, match="use extract_kernel_to") as caught:
+        supermachine_kernel.extract_to(tmp_path / "a")
+    assert caught[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match="use extract_kernel_to_with_parents") as caught:
+        supermachine_kernel.extract_to_with_parents(tmp_path / "b" / "c")
+    assert caught[0].filename == __file__
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b" / "c").read_bytes() == supermachine_kernel.KERNEL_BYTES
+
+
+def test_bytes_are_kept() -> None:
+    assert supermachine_kernel.SMPARK_KO_BYTES is supermachine_kernel.SMPARK_KO_BYTES
+
+
+def test_without_a_manifest_it_imports_and_says_what_to_do(damaged: Path) -> None:
+    """An editable install that found no assets."""
+    (damaged / "supermachine_kernel" / "_manifest.py").unlink()
+    done = child.python("import supermachine_kernel; print(supermachine_kernel.__version__)", site=damaged)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == supermachine_kernel.__version__.partition("+")[0]
+    for use in ("KERNEL_LEN", "KERNEL_BYTES", "MANIFEST", "KERNEL.path", "ensure_assets('never')", "verify()"):
+        message = child.error_of(f"supermachine_kernel.{use}", site=damaged)
+        assert message.startswith(f"AssetMissingError: {damaged / 'supermachine_kernel' / 'assets'}: expected ")
+        assert "found none; " in message
+        assert "build.sh" in message
