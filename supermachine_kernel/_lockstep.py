@@ -30,5 +30,8 @@ def require_version(version: str) -> None:
 def _release(version: str) -> "Optional[str]":
     import re
 
-    match = re.fullmatch(r"(\d+\.\d+\.\d+)(\.post\d+)?(\+[a-z0-9]+([._-][a-z0-9]+)*)?", version)
+    # PEP 440 in its normal form, which is how a build writes its version.
+    number = "(?:0|[1-9][0-9]*)"
+    pattern = rf"({number}\.{number}\.{number})(?:\.post{number})?(?:\+[a-z0-9]+(?:\.[a-z0-9]+)*)?"
+    match = re.fullmatch(pattern, version)
     return match.group(1) if match else None
