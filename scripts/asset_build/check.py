@@ -50,6 +50,10 @@ def prove(source: Source, locked: Optional[LockedSet] = None) -> ProvenSet:
     proven = ProvenSet(contents, kernel, None)
     if locked is not None and locked.digest == proven.digest:
         return ProvenSet(contents, kernel, locked.build)
+    if source.kind == "release":
+        raise BuildError(
+            f"{source.files[KERNEL.name].parent}: the files were changed after they were proven; build again"
+        )
     return ProvenSet(contents, kernel, _build_info(source.build_info, proven.sha256))
 
 

@@ -60,8 +60,12 @@ class Lock:
 
 def read_lock(project: Path) -> Lock:
     """The lock of a checkout or sdist. Raises BuildError when it is missing or not of its format."""
-    path = project / LOCK_NAME
-    cure = "take the file from the repository, or make it anew with scripts/release.py"
+    return read_lock_file(project / LOCK_NAME)
+
+
+def read_lock_file(path: Path) -> Lock:
+    """The lock in the file `path`. Raises BuildError when it is missing or not of its format."""
+    cure = "take the file from the repository, or remove it and make it anew with scripts/release.py"
     try:
         return parse_lock(path.read_text(encoding="utf-8"))
     except OSError as error:

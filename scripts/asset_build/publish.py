@@ -1,0 +1,185 @@
+"""Make a release and its lock: the layout of design.md from a proven set, the lock from a published release."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+from supermachine_kernel._assets import ASSETS, SET, Asset
+from supermachine_kernel._version import VERSION
+
+from .check import ProvenSet, prove
+from .errors import BuildError, WrongContent
+from .layout import SUMS_NAME, format_sums, packed_name, parse_sums
+from .lock import Lock, LockedAsset, LockedFile, LockedSet, format_lock, read_lock_file
+from .progress import Progress
+from .release import Base, in_parallel, parse_base
+from .sources import Source
+from .transfer import PATIENCE, shown
+from .xz import Unpacker, pack
+
+_SUMS_LIMIT = 64 << 10
+_INCOMPRESSIBLE = 1 << 20
+"""Bytes that an `.xz` may be longer than what is in it."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What writing the lock would do: `lines` say it, none of them when it is that very lock already."""
+
+    path: Path
+    lock: Lock
+    lines: list[str]
+
+    def write(self) -> None:
+        """Write the lock, where it differs."""
+        if self.lines:
+            write_beside(self.path, format_lock(self.lock).encode())
+
+
+def stage_release(proven: ProvenSet) -> tuple[LockedSet, dict[str, bytes]]:
+    """The locked set of `proven`, and the release's files by name: an `.xz` for each asset, and SHA256SUMS.
+
+    The build info goes into the lock alone: the release has the files that design.md names, and no other.
+    """
+    files = {packed_name(SET, asset.name): pack(proven.contents[asset.name]) for asset in ASSETS}
+    assets = {
+        asset.name: LockedAsset(
+            unpacked=_measure(proven.contents[asset.name]), packed=_measure(files[packed_name(SET, asset.name)])
+        )
+        for asset in ASSETS
+    }
+    sums = format_sums({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
+    return LockedSet(SET, assets, proven.build), {**files, SUMS_NAME: sums.encode()}
+
+
+def lock_published(text: str, environ: Mapping[str, str], locked: Optional[LockedSet]) -> LockedSet:
+    """The locked set of the release at the base `text`: each file fetched, held against SHA256SUMS, and proven.
+
+    A release does not say how it was built: the build info stays that of `locked` where that is the same set,
+    and is none otherwise. Raises BuildError.
+    """
+    location = parse_base(text)
+    if environ.get("SUPERMACHINE_OFFLINE") == "1" and isinstance(location, str):
+        raise BuildError(f"{shown(location)}: SUPERMACHINE_OFFLINE=1 keeps it from being asked; unset it")
+    with tempfile.TemporaryDirectory(prefix="supermachine-kernel-") as folder, Progress(None) as progress:
+        base = Base(location, environ.get("GITHUB_TOKEN"), PATIENCE, progress)
+        sums = _fetch_sums(base)
+
+        def job(asset: Asset) -> Callable[[], LockedAsset]:
+            return lambda: _fetch_measured(base, sums, asset, Path(folder, asset.name))
+
+        assets = in_parallel({asset.name: job(asset) for asset in ASSETS}, base.stop)
+        source = Source("published", {asset.name: Path(folder, asset.name) for asset in ASSETS})
+        try:
+            proven = prove(source, locked)
+        except BuildError as error:
+            raise BuildError(str(error).replace(folder, base.where("").rstrip("/"))) from error
+    return LockedSet(SET, assets, proven.build)
+
+
+class _Text:
+    """Takes a small file as text."""
+
+    def __init__(self) -> None:
+        self.content = b""
+
+    def restart(self) -> None:
+        self.content = b""
+
+    def write(self, data: bytes) -> None:
+        self.content += data
+        if len(self.content) > _SUMS_LIMIT:
+            raise WrongContent(f"at most {_SUMS_LIMIT} bytes of sha256sum's output", "more")
+
+    def finish(self) -> None:
+        pass
+
+
+def _fetch_sums(base: Base) -> dict[str, str]:
+    text = _Text()
+    base.bring(SUMS_NAME, text, None)
+    where, expected = base.where(SUMS_NAME), ", ".join(packed_name(SET, asset.name) for asset in ASSETS)
+    try:
+        sums = parse_sums(text.content.decode())
+    except ValueError as error:
+        raise BuildError(f"{where}: expected sha256sum's output, found {str(error)!r}; stage it anew") from error
+    missing = [packed_name(SET, asset.name) for asset in ASSETS if packed_name(SET, asset.name) not in sums]
+    if missing:
+        raise BuildError(f"{where}: expected {expected}, found no {', '.join(missing)}; stage the whole set")
+    return sums
+
+
+def _fetch_measured(base: Base, sums: Mapping[str, str], asset: Asset, path: Path) -> LockedAsset:
+    """Fetch and unpack one asset to `path`: what it measures, once it is proven by `sums`."""
+    name, largest = packed_name(SET, asset.name), asset.sizes[1]
+    measures: list[LockedAsset] = []
+
+    def prove_sum(measured: LockedAsset) -> None:
+        if measured.packed.sha256 != sums[name]:
+            raise WrongContent(f"SHA-256 {sums[name]} ({SUMS_NAME})", measured.packed.sha256)
+        measures.append(measured)
+
+    with path.open("wb") as file, Unpacker(file, largest + _INCOMPRESSIBLE, largest, prove_sum) as unpacker:
+        base.bring(name, unpacker, None)
+    return measures[-1]
+
+
+def plan_lock(path: Path, new: LockedSet, *, replace: bool) -> Change:
+    """What it takes to have `new` locked in the file `path`.
+
+    A set that is locked for this version is taken to be published: another one in its place is refused with
+    BuildError, which shows the difference, unless `replace`.
+    """
+    old = read_lock_file(path) if path.exists() else Lock(VERSION, {})
+    kept = old.sets if old.version == VERSION else {}
+    lock = Lock(VERSION, {**kept, new.name: new})
+    lines = [] if old.version == VERSION else [f"version: {old.version} -> {VERSION}"]
+    lines += _differences(kept.get(new.name), new)
+    if new.name in kept and lines and not replace:
+        refusal = (
+            f"{path}: {new.name} of {VERSION} is locked, and this is another; --replace if that was never published:"
+        )
+        raise BuildError("\n  ".join([refusal, *lines]))
+    return Change(path, lock, lines)
+
+
+def write_beside(path: Path, content: bytes) -> None:
+    """Replace the file `path` in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _differences(old: Optional[LockedSet], new: LockedSet) -> list[str]:
+    lines = []
+    for name, asset in new.assets.items():
+        before = old.assets[name] if old else None
+        for what, found, was in (
+            (name, asset.unpacked, before.unpacked if before else None),
+            (packed_name(new.name, name), asset.packed, before.packed if before else None),
+        ):
+            if found != was:
+                lines.append(f"{what}: {_shown(was)} -> {_shown(found)}")
+    before_build = old.build if old else None
+    if before_build != new.build:
+        lines.append(f"build info: {_build_shown(before_build)} -> {_build_shown(new.build)}")
+    return lines
+
+
+def _build_shown(build: Optional[Mapping[str, Any]]) -> str:
+    return f"inputs {str(build.get('inputs_sha256'))[:16]}" if build else "none"
+
+
+def _shown(file: Optional[LockedFile]) -> str:
+    return f"{file.size} bytes {file.sha256}" if file else "none"
+
+
+def _measure(content: bytes) -> LockedFile:
+    return LockedFile(len(content), hashlib.sha256(content).hexdigest())

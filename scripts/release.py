@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+"""Make a release: stage its files, lock a published one, or archive the corresponding source."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: its wheel.py would hide the package wheel
+
+from scripts import environment
+from scripts.asset_build.check import prove
+from scripts.asset_build.errors import BuildError
+from scripts.asset_build.layout import release_folder
+from scripts.asset_build.lock import LOCK_NAME, LockedSet, read_lock_file
+from scripts.asset_build.sources import resolve
+from scripts.environment import PROJECT, SetupError, say
+from supermachine_kernel._assets import SET
+from supermachine_kernel._version import VERSION
+
+EPILOG = """\
+A release of this version is the folder v<version>/ with <set>-<asset>.xz for each asset, and SHA256SUMS; any server
+(or folder) that has it is a base for SUPERMACHINE_RELEASE_URL. assets.lock.json in the repository holds size and
+SHA-256 of each file: builds with other files have a version with the label +custom.
+
+examples:
+  python3 scripts/release.py stage --out dist/release --dry-run   what would be staged, and change in the lock
+  python3 scripts/release.py stage --out dist/release             from the set that a build would take (see wheel.py)
+  python3 scripts/release.py lock --from https://mirror.example/supermachine
+  python3 scripts/release.py source --out dist
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status: 0 done, 1 not, 2 usage."""
+    options = _parser().parse_args(arguments)
+    try:
+        report = options.run(options)
+    except (BuildError, SetupError) as error:
+        print(f"release.py: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(
+            f"release.py: {error.filename}: cannot be written: {error.strerror}; name another folder", file=sys.stderr
+        )
+        return 1
+    print(json.dumps(report, indent=2) if options.json else _text(report))
+    return 0
+
+
+def stage(options: argparse.Namespace) -> dict[str, Any]:
+    """Pack the set that a build would take into the release layout, and lock it."""
+    from scripts.asset_build.publish import plan_lock, stage_release, write_beside
+
+    source = resolve(PROJECT, os.environ)
+    say(f"proving the set of the {source.kind}")
+    proven = prove(source, _locked(options.lock))
+    say("packing (the kernel takes a while)")
+    locked, files = stage_release(proven)
+    change = plan_lock(options.lock, locked, replace=options.replace)
+    folder = options.out / release_folder(VERSION)
+    report = {
+        "version": VERSION,
+        "set_digest": locked.digest,
+        "folder": str(folder),
+        "files": {name: _file(folder / name, content) for name, content in files.items()},
+        **_lock_report(change.path, change.lines, options.dry_run),
+    }
+    if not options.dry_run:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_beside(folder / name, content)
+        change.write()
+    return report
+
+
+def lock(options: argparse.Namespace) -> dict[str, Any]:
+    """Lock the release that is published at a base, every file of it checked."""
+    from scripts.asset_build.publish import lock_published, plan_lock
+
+    locked = lock_published(options.base, os.environ, _locked(options.lock))
+    change = plan_lock(options.lock, locked, replace=options.replace)
+    if not options.dry_run:
+        change.write()
+    report = {"version": VERSION, "set_digest": locked.digest}
+    return {**report, **_lock_report(change.path, change.lines, options.dry_run)}
+
+
+def source(options: argparse.Namespace) -> dict[str, Any]:
+    """Write the corresponding source of the set into a folder."""
+    from scripts.asset_build import source_archive
+
+    return {"archive": str(source_archive.write(options.out))}
+
+
+def _locked(path: Path) -> LockedSet | None:
+    return read_lock_file(path).set(SET) if path.exists() else None
+
+
+def _lock_report(path: Path, changes: list[str], dry_run: bool) -> dict[str, Any]:
+    return {"lock": str(path), "changes": changes, "written": not dry_run}
+
+
+def _file(path: Path, content: bytes) -> dict[str, Any]:
+    """A file to be staged, and how it stands to the one that is there."""
+    state = "new"
+    if path.is_file():
+        state = "same" if path.read_bytes() == content else "changed"
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest(), "state": state}
+
+
+def _text(report: dict[str, Any]) -> str:
+    if "archive" in report:
+        return str(report["archive"])
+    lines = [f"version     {report['version']}", f"set digest  {report['set_digest']}"]
+    if "files" in report:
+        lines.append(f"folder      {report['folder']}")
+        lines += [
+            f"  {name:<29} {file['size']:>9}  {file['sha256']}  {file['state']}"
+            for name, file in report["files"].items()
+        ]
+    lines.append(f"lock        {report['lock']}" + ("" if report["changes"] else ": no change"))
+    lines += [f"  {change}" for change in report["changes"]]
+    if not report["written"]:
+        lines.append("dry run: nothing was written")
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=raw)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+        added.add_argument("--json", action="store_true", help="print what was done as JSON")
+        added.set_defaults(run=run)
+        return added
+
+    staged = command("stage", stage)
+    staged.add_argument("--out", type=Path, required=True, help="folder for v<version>/: the release base")
+    locked = command("lock", lock)
+    locked.add_argument("--from", dest="base", required=True, metavar="BASE", help="https, http or file URL, or folder")
+    for writes_lock in (staged, locked):
+        writes_lock.add_argument(
+            "--lock", type=Path, default=PROJECT / LOCK_NAME, help=f"the lock (default: {LOCK_NAME} of the checkout)"
+        )
+        writes_lock.add_argument("--dry-run", action="store_true", help="show what would change, write nothing")
+        writes_lock.add_argument(
+            "--replace", action="store_true", help="let another set take the place of the one locked for this version"
+        )
+    command("source", source).add_argument("--out", type=Path, required=True, help="folder for the archive")
+    return parser
+
+
+if __name__ == "__main__":
+    if not all(importlib.util.find_spec(name) for name in ("requests", "tqdm")):
+        os.execv(python := str(environment.ensure("build")), [python, *sys.argv])
+    sys.exit(main())
