@@ -1,0 +1,233 @@
+#!/usr/bin/env python3
+"""Boot the four assets, of a wheel or of a folder, in QEMU and check the guest contract stage by stage."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: its wheel.py would hide the package wheel
+
+from scripts import environment
+from scripts.environment import SetupError
+from scripts.guest import qemu
+from scripts.guest.initramfs import Initramfs
+
+NAMES = ("init-oci", "kernel", "smpark.ko", "supermachine-agent")
+LAST_LINES = 20
+CONTAINER = "container"
+PROGRAM = "bin/supermachine-agent"
+"""The container's only program is the agent itself: its selftest checks the guest from within."""
+
+EPILOG = """\
+stages, in order: the kernel is up; init-oci is PID 1; smpark.ko is loaded and its device there; the root is an
+overlay; the container's entrypoint runs and its output is seen; PARK and UNPARK do what they say; a command runs
+through the agent over vsock loopback; the entrypoint's exit status is seen; the guest powers off.
+
+exit status: 0 PASS, 1 a stage failed, 2 usage
+
+examples:
+  python3 scripts/boot.py supermachine_kernel-0.7.62-py3-none-macosx_11_0_arm64.whl
+  python3 scripts/boot.py kernel-build/out/aarch64 --cpus 2 --verbose
+"""
+
+
+class Stage(NamedTuple):
+    """A step of the boot and the line of the console that proves it."""
+
+    name: str
+    proof: str
+
+
+STAGES = (
+    Stage("kernel", r"Linux version \S+"),
+    Stage("init-oci", r"^init-oci: guest contract 1$"),
+    Stage("smpark.ko", r"^init-oci: /smpark\.ko loaded, /dev/smpark is there$"),
+    Stage("overlay root", r"^init-oci: overlay root on /container \(folder\)$"),
+    Stage("entrypoint", r"^selftest: pid1: ok: .*"),
+    Stage("writable root", r"^selftest: root: ok: .*"),
+    Stage("PARK and UNPARK", r"^selftest: smpark: ok: .*"),
+    Stage("agent", r"^selftest: agent: ok: .*"),
+    Stage("exit status", r"^init-oci: exit status 0$"),
+    Stage("power off", r"reboot: Power down"),
+)
+
+
+class Reached(NamedTuple):
+    """A stage that was seen, when (milliseconds since QEMU was started, host clock) and by which text."""
+
+    stage: str
+    ms: int
+    text: str
+
+
+class BootError(Exception):
+    """Why nothing could be booted."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status: 0 PASS, 1 a stage failed, 2 usage."""
+    options = _parser().parse_args(arguments)
+    try:
+        environment.install_system_tools({qemu.PROGRAM: qemu.PACKAGE})
+        with tempfile.TemporaryDirectory(prefix="supermachine-boot-") as scratch:
+            boot = boot_assets(options.assets, Path(scratch), options)
+    except (BootError, SetupError) as error:
+        print(f"boot.py: {error}", file=sys.stderr)
+        return 1
+    reached = stages_of(boot)
+    failure = describe_failure(boot, reached, options.timeout)
+    if options.json:
+        print(json.dumps(_report(boot, reached, failure), indent=2))
+    else:
+        _print(boot, reached, failure)
+    return 1 if failure else 0
+
+
+def boot_assets(source: Path, scratch: Path, options: argparse.Namespace) -> qemu.Boot:
+    """Boot the assets of a wheel or a folder, writing into `scratch` only. Raises BootError."""
+    folder = source if source.is_dir() else install(source, scratch)
+    missing = [name for name in NAMES if not (folder / name).is_file()]
+    if missing:
+        raise BootError(f"{folder}: expected {', '.join(NAMES)}, found no {', '.join(missing)}; build the set first")
+    initramfs = scratch / "initramfs.cpio.gz"
+    initramfs.write_bytes(make_initramfs(folder))
+    return qemu.boot(
+        folder / "kernel",
+        initramfs,
+        cpus=options.cpus,
+        limit=options.timeout,
+        on_line=_say if options.verbose else lambda line: None,
+    )
+
+
+def install(wheel: Path, scratch: Path) -> Path:
+    """Install a wheel as pip does on macOS arm64, and have the installed module hand out the four files."""
+    target, folder = scratch / "site", scratch / "assets"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
+    _run([*pip, "--platform", "macosx_11_0_arm64", "--only-binary=:all:", "--target", str(target), str(wheel)], wheel)
+    program = "import sys, supermachine_kernel as s; s.extract_all_to(sys.argv[1])"
+    _run([sys.executable, "-c", program, str(folder)], wheel, cwd=scratch, PYTHONPATH=str(target))
+    return folder
+
+
+def make_initramfs(folder: Path) -> bytes:
+    """The assets where the guest contract has them, and a container whose entrypoint is the agent's selftest."""
+    initramfs = Initramfs()
+    agent = (folder / "supermachine-agent").read_bytes()
+    initramfs.file("init", (folder / "init-oci").read_bytes(), 0o755)
+    initramfs.file("smpark.ko", (folder / "smpark.ko").read_bytes())
+    initramfs.file("supermachine-agent", agent, 0o755)
+    initramfs.file("init-oci.conf", f"lower=/{CONTAINER}\narg=/{PROGRAM}\narg=selftest\n".encode())
+    initramfs.file(f"{CONTAINER}/{PROGRAM}", agent, 0o755)
+    return initramfs.pack()
+
+
+def stages_of(boot: qemu.Boot) -> list[Reached]:
+    """The stages that were seen, in order, up to the first that was not."""
+    reached: list[Reached] = []
+    for stage in STAGES:
+        found = next(((line, m) for line in boot.lines if (m := re.search(stage.proof, line.text))), None)
+        if found is None:
+            break
+        reached.append(Reached(stage.name, found[0].ms, found[1].group()))
+    return reached
+
+
+def describe_failure(boot: qemu.Boot, reached: list[Reached], limit: float) -> str | None:
+    """The stage that failed and how the boot ended; None if there was no failure."""
+    if boot.status == 0 and len(reached) == len(STAGES):
+        return None
+    if boot.status is None:
+        ending = f"the time limit of {limit:g} s ended the boot"
+    else:
+        ending = f"QEMU ended with {boot.status} after {boot.ms} ms"
+    if len(reached) == len(STAGES):
+        return ending
+    stage = STAGES[len(reached)]
+    return f"{stage.name}: expected a console line like {stage.proof!r}; {ending}"
+
+
+def _run(command: list[str], wheel: Path, cwd: Path | None = None, **variables: str) -> None:
+    done = subprocess.run(
+        command, cwd=cwd, env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise BootError(f"{wheel}: {' '.join(command[1:4])} ended with {done.returncode}: {said}")
+
+
+def _say(line: qemu.Line) -> None:
+    print(f"{line.ms:6d} ms  {line.text}", file=sys.stderr, flush=True)
+
+
+def _report(boot: qemu.Boot, reached: list[Reached], failure: str | None) -> dict[str, object]:
+    return {
+        "result": "FAIL" if failure else "PASS",
+        "failure": failure,
+        "failed_stage": STAGES[len(reached)].name if len(reached) < len(STAGES) else None,
+        "stages": [{"name": stage.stage, "ms": stage.ms, "line": stage.text} for stage in reached],
+        "qemu_status": boot.status,
+        "ms": boot.ms,
+        "console": [line.text for line in boot.lines[-LAST_LINES:]],
+    }
+
+
+def _print(boot: qemu.Boot, reached: list[Reached], failure: str | None) -> None:
+    for stage in reached:
+        print(f"{stage.ms:6d} ms  {stage.stage:<16}{stage.text}")
+    if failure is None:
+        print(f"PASS: {len(STAGES)} stages in {boot.ms} ms")
+        return
+    print(f"FAIL: {failure}")
+    print("the console's last lines:" if boot.lines else "the console said nothing")
+    for line in boot.lines[-LAST_LINES:]:
+        print(f"{line.ms:6d} ms  {line.text}")
+
+
+def _source(text: str) -> Path:
+    path = Path(text)
+    if not path.is_dir() and not (path.is_file() and path.suffix == ".whl"):
+        raise argparse.ArgumentTypeError(f"{text}: expected a wheel or a folder with the four assets")
+    return path.absolute()
+
+
+def _cpus(text: str) -> int:
+    # The kernel is built for 64; QEMU's virt machine with its default interrupt controller takes 8.
+    if not text.isdigit() or not 1 <= int(text) <= 8:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from 1 to 8")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of seconds above 0")
+    return seconds
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="boot.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("assets", type=_source, metavar="WHEEL_OR_DIR", help="a wheel, or a folder with the four files")
+    parser.add_argument("--timeout", type=_seconds, default=120.0, metavar="SECONDS", help="the whole boot's (120)")
+    parser.add_argument("--cpus", type=_cpus, default=4, metavar="N", help="the guest's CPUs, 1 to 8 (4)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--verbose", action="store_true", help="show the console on stderr as it comes")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
