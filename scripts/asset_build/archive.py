@@ -1,14 +1,19 @@
 """The same archive from the same files: one place that settles order, dates, modes and compression.
 
 The standard tools take these from the machine: file modes from the umask, dates from the checkout, deflated
-bytes from whichever zlib Python is linked with.
+bytes from whichever zlib Python is linked with. So nothing is deflated here.
 """
 
-import gzip
+from __future__ import annotations
+
 import io
+import struct
 import tarfile
 import zipfile
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 from supermachine_kernel._assets import ASSETS
 
@@ -17,21 +22,27 @@ ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 TAR_DATE = 315532800
 _REGULAR_FILE = 0o100000
 _EXECUTABLE = {f"supermachine_kernel/assets/{asset.name}" for asset in ASSETS if asset.mode & 0o111}
+# RFC 1952: deflate, no flags, no date, no extra flags, no known operating system.
+_GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+_STORED_BLOCK = 0xFFFF  # RFC 1951, 3.2.4: the most bytes of a block that is not compressed
 
 
 def normalize_wheel(path: Path) -> None:
-    """Rewrite the wheel in place, its `.dist-info` last (PEP 427), RECORD the very last.
-
-    Entries are stored, not deflated: no two zlibs need agree for two builds to be the same bytes.
-    """
+    """Rewrite the wheel in place, as `write_wheel` writes it."""
     temporary = path.with_suffix(".tmp")
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(temporary, "w") as new:
-        for entry in sorted(old.infolist(), key=_wheel_order):
-            info = zipfile.ZipInfo(entry.filename, ZIP_DATE)
-            info.create_system = 3  # Unix: the mode is in the upper half of external_attr
-            info.external_attr = (_REGULAR_FILE | mode_in_wheel(entry.filename)) << 16
-            new.writestr(info, old.read(entry), compress_type=zipfile.ZIP_STORED)
+    with zipfile.ZipFile(path) as old, temporary.open("wb") as new:
+        write_wheel(((entry.filename, old.read(entry)) for entry in old.infolist() if not entry.is_dir()), new)
     temporary.replace(path)
+
+
+def write_wheel(members: Iterable[tuple[str, bytes]], file: IO[bytes]) -> None:
+    """Write a wheel of these members (name, content) into `file`: stored, `.dist-info` last, RECORD the very last."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in sorted(members, key=lambda member: _wheel_order(member[0])):
+            info = zipfile.ZipInfo(name, ZIP_DATE)
+            info.create_system = 3  # Unix: the mode is in the upper half of external_attr
+            info.external_attr = (_REGULAR_FILE | mode_in_wheel(name)) << 16
+            archive.writestr(info, content, compress_type=zipfile.ZIP_STORED)
 
 
 def mode_in_wheel(name: str) -> int:
@@ -40,20 +51,44 @@ def mode_in_wheel(name: str) -> int:
 
 
 def normalize_sdist(path: Path) -> None:
-    """Rewrite the sdist in place: sorted, dated alike, owned by nobody in particular (PEP 625, pax format)."""
+    """Rewrite the sdist in place, as `write_tar` writes it, in gzip (PEP 625).
+
+    A link, which a checkout may be made of, becomes the file it leads to.
+    """
     temporary = path.with_suffix(".tmp")
     tar = io.BytesIO()
-    with tarfile.open(path) as old, tarfile.open(fileobj=tar, mode="w", format=tarfile.PAX_FORMAT) as new:
-        for member in sorted(old.getmembers(), key=lambda member: member.name):
-            info = tarfile.TarInfo(member.name)
-            info.type, info.size, info.mtime = member.type, member.size, TAR_DATE
-            info.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
-            new.addfile(info, old.extractfile(member) if member.isfile() else None)
-    with temporary.open("wb") as file, gzip.GzipFile("", "wb", 9, file, mtime=0) as packed:
-        packed.write(tar.getvalue())
+    with tarfile.open(path) as old:
+        files = [(member.name, old.extractfile(member)) for member in old.getmembers() if not member.isdir()]
+        write_tar(((name, file.read()) for name, file in files if file), tar)
+    temporary.write_bytes(_gzip(tar.getvalue()))
     temporary.replace(path)
 
 
-def _wheel_order(entry: zipfile.ZipInfo) -> tuple[bool, bool, str]:
-    folder, _, name = entry.filename.rpartition("/")
-    return ".dist-info" in folder, name == "RECORD", entry.filename
+def write_tar(members: Iterable[tuple[str, bytes | Path]], file: IO[bytes]) -> None:
+    """Write a tar (pax format) of these members (name, content or the file with it) into `file`.
+
+    They are sorted, dated alike and owned by nobody in particular. Scripts are executable by their first line,
+    and not by their mode: a file system may have lost that, or have it everywhere.
+    """
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content in sorted(members, key=lambda member: member[0]):
+            info = tarfile.TarInfo(name)
+            info.mtime = TAR_DATE
+            with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as data:
+                info.size = data.seek(0, io.SEEK_END)
+                data.seek(0)
+                info.mode = 0o755 if data.read(2) == b"#!" else 0o644
+                data.seek(0)
+                archive.addfile(info, data)
+
+
+def _gzip(data: bytes) -> bytes:
+    """`data` in the gzip format, not compressed: no two zlibs need agree for two builds to be the same bytes."""
+    blocks = [data[start : start + _STORED_BLOCK] for start in range(0, len(data), _STORED_BLOCK)] or [b""]
+    body = [struct.pack("<BHH", block is blocks[-1], len(block), len(block) ^ 0xFFFF) + block for block in blocks]
+    return b"".join([_GZIP_HEADER, *body, struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)])
+
+
+def _wheel_order(filename: str) -> tuple[bool, bool, str]:
+    folder, _, name = filename.rpartition("/")
+    return ".dist-info" in folder, name == "RECORD", filename

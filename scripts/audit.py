@@ -1,0 +1,528 @@
+#!/usr/bin/env python3
+"""Audit a wheel: walk from the file over RECORD, manifest, lock and bill of materials to the assets' structure."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import base64
+import configparser
+import csv
+import email
+import hashlib
+import io
+import json
+import re
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: its wheel.py would hide the package wheel
+
+from scripts.asset_build.archive import mode_in_wheel, write_wheel
+from scripts.asset_build.check import ProvenSet
+from scripts.asset_build.digest import file_sha256, set_digest
+from scripts.asset_build.errors import BuildError
+from scripts.asset_build.lock import LOCK_NAME, Lock, LockedSet, parse_lock
+from scripts.asset_build.sbom import SBOM_FOLDER, SBOM_NAME, UNKNOWN, sbom_of, serial_number
+from supermachine_kernel import InspectionError
+from supermachine_kernel._assets import ASSETS, KERNEL, SET
+from supermachine_kernel._inspect import KernelFacts, inspect_kernel, inspect_module, inspect_program
+from supermachine_kernel._version import VERSION
+
+PROJECT = Path(__file__).resolve().parents[1]
+PACKAGE = "supermachine_kernel"
+TAG = "py3-none-macosx_11_0_arm64"
+LICENCE_EXPRESSION = "Apache-2.0 AND GPL-2.0-only AND MIT"
+EPILOG = """\
+Each link of the chain is proven from the one before it, and printed with its digest; the first that does not hold
+ends the audit. Nothing of the wheel is run or imported, and nothing but this checkout is needed: it must be the
+checkout of the wheel's version.
+
+examples:
+  python3 scripts/audit.py dist/supermachine_kernel-0.7.62-py3-none-macosx_11_0_arm64.whl
+  python3 scripts/audit.py WHEEL --installed .venv/lib/python3.13/site-packages
+"""
+
+# What installers add beside the wheel's own files (PEP 376, PEP 610, and uv's cache information).
+_ADDED_BY_INSTALLERS = {"INSTALLER", "REQUESTED", "RECORD", "direct_url.json", "uv_cache.json"}
+
+
+@dataclass(frozen=True)
+class Link:
+    """One link that holds: its name, the SHA-256 it is proven by, and what was proven."""
+
+    name: str
+    digest: str
+    proven: str
+
+
+class AuditError(Exception):
+    """The link that does not hold, and why: what, expected, found, what to do."""
+
+    def __init__(self, link: str, message: str) -> None:
+        super().__init__(f"{link}: {message}")
+        self.link = link
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel that is one archive of plain files: `name` is its file name, `members` has the content by name."""
+
+    name: str
+    sha256: str
+    members: Mapping[str, bytes]
+
+    @cached_property
+    def version(self) -> str:
+        return self.name.split("-")[1]
+
+    @cached_property
+    def dist_info(self) -> str:
+        return f"{PACKAGE}-{self.version}.dist-info"
+
+    @cached_property
+    def contents(self) -> dict[str, bytes]:
+        """The assets by their names."""
+        return {asset.name: self.members[f"{PACKAGE}/assets/{asset.name}"] for asset in ASSETS}
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest, read as a literal: nothing of the wheel is run."""
+        docstring, assignment = ast.parse(self.members[f"{PACKAGE}/_manifest.py"]).body
+        if not isinstance(assignment, ast.Assign) or ast.unparse(assignment.targets[0]) != "MANIFEST":
+            raise ValueError(f"line {assignment.lineno}: {ast.unparse(assignment)[:60]}")
+        if not isinstance(docstring, ast.Expr):
+            raise ValueError(f"line {docstring.lineno}: {ast.unparse(docstring)[:60]}")
+        ast.literal_eval(docstring.value)
+        manifest: dict[str, Any] = ast.literal_eval(assignment.value)
+        return manifest
+
+    def metadata(self, name: str) -> bytes:
+        return self.members[f"{self.dist_info}/{name}"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status: 0 every link holds, 1 one does not, 2 usage."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    for path in (options.wheel, options.lock, options.installed):
+        if path is not None and not path.exists():
+            parser.error(f"{path}: there is no such file or folder")
+    links: list[Link] = []
+    failed = None
+    try:
+        for link in audit(options.wheel, options.lock, options.installed):
+            links.append(link)
+            if not options.json:
+                print(f"ok      {link.name:<10} {link.digest}  {link.proven}")
+    except AuditError as error:
+        failed = error
+    if options.json:
+        print(json.dumps(_report(options.wheel, links, failed), indent=2))
+    elif failed:
+        print(f"BROKEN  {failed.link:<10} {failed.message}")
+    return 1 if failed else 0
+
+
+def audit(path: Path, lock_path: Path, installed: Path | None = None) -> Iterator[Link]:
+    """Yield the links of the chain, each once it is proven. Raises AuditError at the first that does not hold."""
+    wheel = read_wheel(path)
+    yield Link("file", wheel.sha256, f"{wheel.name}, {len(wheel.members)} members")
+    yield check_record(wheel)
+    yield check_metadata(wheel)
+    yield check_licences(wheel)
+    yield check_module(wheel)
+    yield check_manifest(wheel)
+    lock = _read_lock(lock_path)
+    yield check_lock(wheel, lock, lock_path)
+    yield check_sbom(wheel, lock.set())
+    yield from check_structure(wheel)
+    if installed is not None:
+        yield check_installed(wheel, installed)
+
+
+def read_wheel(path: Path) -> Wheel:
+    """Read the archive, once it is proven to be named, ordered and written as this build does it."""
+    link = "file"
+    named = re.fullmatch(rf"{PACKAGE}-([^-]+)-{TAG}\.whl", path.name)
+    if not named:
+        raise AuditError(link, f"{path.name}: expected {PACKAGE}-VERSION-{TAG}.whl; take the name it was built with")
+    if named.group(1).partition("+")[0] != VERSION:
+        raise AuditError(link, f"{path.name}: this checkout is of {VERSION}; audit from the checkout of that version")
+    try:
+        data = path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            _check_entries(entries)
+            members = {entry.filename: archive.read(entry) for entry in entries}
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+        raise AuditError(
+            link, f"{path}: expected a whole zip archive, found: {error}; fetch or build it again"
+        ) from error
+    canonical = io.BytesIO()
+    write_wheel(members.items(), canonical)
+    if canonical.getvalue() != data:
+        offset = next((n for n, (a, b) in enumerate(zip(canonical.getvalue(), data)) if a != b), len(data))
+        raise AuditError(
+            link,
+            f"{path.name}: expected the archive as this build writes it ({len(canonical.getvalue())} bytes), found one "
+            f"of {len(data)} that differs at byte {offset}: other dates or order, or bytes that belong to no member",
+        )
+    return Wheel(path.name, hashlib.sha256(data).hexdigest(), members)
+
+
+def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
+    seen = set()
+    for entry in entries:
+        name, mode = entry.filename, entry.external_attr >> 16
+        if name in seen:
+            raise AuditError("file", f"{name}: expected once, found twice: readers may disagree on which one counts")
+        seen.add(name)
+        if name.startswith("/") or "\\" in name or {"", ".", ".."} & set(name.split("/")):
+            raise AuditError("file", f"{name!r}: expected a plain relative name")
+        if mode != 0o100000 | mode_in_wheel(name):
+            raise AuditError("file", f"{name}: expected mode {0o100000 | mode_in_wheel(name):o}, found {mode:o}")
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise AuditError("file", f"{name}: expected to be stored, found compression {entry.compress_type}")
+
+
+def check_record(wheel: Wheel) -> Link:
+    """RECORD names every member but no other, each with its size and SHA-256; and only what belongs there is there."""
+    link, name = "RECORD", f"{wheel.dist_info}/RECORD"
+    if name not in wheel.members:
+        raise AuditError(link, f"{name}: expected in the wheel, found none")
+    text = wheel.members[name].decode("utf-8", "replace")
+    rows = [row for row in csv.reader(io.StringIO(text)) if row]
+    recorded = {row[0]: row[1:] for row in rows}
+    if len(recorded) != len(rows):
+        raise AuditError(link, f"{name}: expected one line a file, found a file with two")
+    for member in sorted(recorded.keys() | wheel.members.keys()):
+        if member not in wheel.members:
+            raise AuditError(link, f"{member}: recorded, and not in the wheel")
+        if member not in recorded:
+            raise AuditError(link, f"{member}: in the wheel, and not recorded")
+        content = wheel.members[member]
+        expected = ["", ""] if member == name else [f"sha256={_record_digest(content)}", str(len(content))]
+        if recorded[member] != expected:
+            raise AuditError(link, f"{member}: expected {','.join(recorded[member])}, found {','.join(expected)}")
+    _check_names(wheel)
+    written = io.StringIO()
+    csv.writer(written, lineterminator="\n").writerows(rows)
+    if written.getvalue() != text:
+        raise AuditError(link, f"{name}: expected plain lines of comma-separated values, found others")
+    return Link(link, hashlib.sha256(wheel.members[name]).hexdigest(), f"{len(rows)} files")
+
+
+def _check_names(wheel: Wheel) -> None:
+    """The very files of this version: a RECORD that fits an extra file makes it no part of the release."""
+    licences = [f"LICENSES/{path.name}" for path in (PROJECT / "LICENSES").iterdir()] + ["NOTICE"]
+    info = ["METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", f"{SBOM_FOLDER}/{SBOM_NAME}"]
+    expected = {*_package_files(), f"{PACKAGE}/_manifest.py"} | {f"{PACKAGE}/assets/{asset.name}" for asset in ASSETS}
+    expected |= {f"{wheel.dist_info}/{name}" for name in (*info, *(f"licenses/{name}" for name in licences))}
+    for name in sorted(expected ^ wheel.members.keys()):
+        if name in expected:
+            raise AuditError("RECORD", f"{name}: expected in a wheel of {VERSION}, found none")
+        raise AuditError("RECORD", f"{name}: no file of {VERSION}, as this checkout has it")
+
+
+def check_metadata(wheel: Wheel) -> Link:
+    """WHEEL and METADATA say what the file name says."""
+    link = "METADATA"
+    fields = email.message_from_bytes(wheel.metadata("WHEEL"))
+    for field, expected in (("Wheel-Version", ["1.0"]), ("Root-Is-Purelib", ["false"]), ("Tag", [TAG]), ("Build", [])):
+        if fields.get_all(field, []) != expected:
+            raise AuditError(link, f"WHEEL: expected {field} {expected}, found {fields.get_all(field, [])}")
+    metadata = email.message_from_bytes(wheel.metadata("METADATA"))
+    for field, value in (
+        ("Name", "supermachine-kernel"),
+        ("Version", wheel.version),
+        ("License-Expression", LICENCE_EXPRESSION),
+        ("Requires-Python", ">=3.9"),
+    ):
+        if metadata.get_all(field) != [value]:
+            raise AuditError(link, f"METADATA: expected {field}: {value}, found {metadata.get_all(field)}")
+    if metadata.get_all("Requires-Dist"):
+        raise AuditError(link, f"METADATA: expected no requirement, found {metadata.get_all('Requires-Dist')}")
+    _check_entry_points(wheel)
+    return Link(link, _sha256(wheel.metadata("METADATA")), f"version {wheel.version}, tag {TAG}")
+
+
+def _check_entry_points(wheel: Wheel) -> None:
+    """The commands and hooks that an installation makes known are those of setup.cfg."""
+    declared, found = configparser.ConfigParser(), configparser.ConfigParser()
+    declared.read(PROJECT / "setup.cfg", encoding="utf-8")
+    groups = {
+        group: sorted(re.sub(r"\s", "", line) for line in lines.split("\n") if line)
+        for group, lines in declared["options.entry_points"].items()
+    }
+    try:
+        found.read_string(wheel.metadata("entry_points.txt").decode())
+        installed = {
+            group: sorted(f"{key}={value}" for key, value in found[group].items()) for group in found.sections()
+        }
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise AuditError("METADATA", f"entry_points.txt: expected {groups}, found {error!r}") from error
+    if installed != groups:
+        raise AuditError("METADATA", f"entry_points.txt: expected {groups}, found {installed}")
+
+
+def check_licences(wheel: Wheel) -> Link:
+    """Every licence file of the repository is in the wheel, unchanged, and declared."""
+    link = "licences"
+    files = {f"LICENSES/{path.name}": path for path in sorted((PROJECT / "LICENSES").iterdir())}
+    files["NOTICE"] = PROJECT / "NOTICE"
+    declared = email.message_from_bytes(wheel.metadata("METADATA")).get_all("License-File", [])
+    if sorted(declared) != sorted(files):
+        raise AuditError(link, f"METADATA: expected License-File {sorted(files)}, found {sorted(declared)}")
+    for name, path in files.items():
+        if wheel.metadata(f"licenses/{name}") != path.read_bytes():
+            raise AuditError(link, f"{name}: expected the text of this checkout, found another")
+    digest = set_digest({name: _sha256(wheel.metadata(f"licenses/{name}")) for name in files})
+    return Link(link, digest, f"{len(files)} texts, {LICENCE_EXPRESSION}")
+
+
+def check_module(wheel: Wheel) -> Link:
+    """The Python module is this checkout's: what runs on the user's machine is what is reviewed here."""
+    names = [name for name in _package_files() if (PROJECT / name).read_bytes() != wheel.members[name]]
+    if names:
+        raise AuditError(
+            "module", f"{names[0]}: expected the file of this checkout, found another; is it of {VERSION}?"
+        )
+    digest = set_digest({name: _sha256(wheel.members[name]) for name in _package_files()})
+    return Link("module", digest, f"{len(_package_files())} files, as in this checkout")
+
+
+def _package_files() -> list[str]:
+    """The module's own files in this checkout, less the manifest that an editable install left there."""
+    files = {path for pattern in ("*.py", "*.pyi", "py.typed") for path in (PROJECT / PACKAGE).rglob(pattern)}
+    return sorted(path.relative_to(PROJECT).as_posix() for path in files if path.name != "_manifest.py")
+
+
+def check_manifest(wheel: Wheel) -> Link:
+    """The manifest speaks of these very assets, and its set digest is in the version unless they are the release."""
+    link, name = "manifest", f"{PACKAGE}/_manifest.py"
+    try:
+        manifest = wheel.manifest
+        found = {asset: dict(entry) for asset, entry in manifest["assets"].items()}
+        said = {key: manifest[key] for key in ("format", "version", "set", "set_digest", "origin")}
+    except (SyntaxError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise AuditError(link, f"{name}: expected one literal with the wheel's assets, found {error!r}") from error
+    digest = set_digest({asset: _sha256(content) for asset, content in wheel.contents.items()})
+    for asset in ASSETS:
+        content = wheel.contents[asset.name]
+        expected = {"size": len(content), "sha256": _sha256(content), "mode": asset.mode}
+        if found.get(asset.name) != expected:
+            raise AuditError(link, f"{name}: expected for {asset.name} {expected}, found {found.get(asset.name)}")
+    origin = "custom" if "+" in wheel.version else "release"
+    expected = {"format": 1, "version": wheel.version, "set": SET, "set_digest": digest, "origin": origin}
+    if said != expected or len(found) != len(ASSETS):
+        raise AuditError(link, f"{name}: expected {expected}, found {said}")
+    if origin == "custom" and wheel.version != f"{VERSION}+custom.{digest[:8]}":
+        raise AuditError(link, f"{wheel.version}: expected {VERSION}+custom.{digest[:8]}, as the set digest says")
+    return Link(link, _sha256(wheel.members[name]), f"{origin}, set digest {digest}")
+
+
+def check_lock(wheel: Wheel, lock: Lock, path: Path) -> Link:
+    """The clean version is that of the locked files, and no other's."""
+    link, locked, digest = "lock", lock.set(), wheel.manifest["set_digest"]
+    released = wheel.manifest["origin"] == "release"
+    if locked is None:
+        if released:
+            raise AuditError(link, f"{path}: expected the assets of {wheel.version}, found none locked; give --lock")
+        return Link(link, file_sha256(path), f"nothing is locked for {VERSION}, and the wheel says it is custom")
+    if released:
+        for asset in ASSETS:
+            expected, content = locked.assets[asset.name].unpacked, wheel.contents[asset.name]
+            if (expected.size, expected.sha256) != (len(content), _sha256(content)):
+                raise AuditError(
+                    link,
+                    f"{asset.name}: expected {expected.size} bytes with SHA-256 {expected.sha256} ({path}), found "
+                    f"{len(content)} with {_sha256(content)}: this is not the release",
+                )
+    elif locked.digest == digest:
+        raise AuditError(link, f"{wheel.version}: these are the locked files, and the version says they are not")
+    return Link(
+        link, file_sha256(path), "the locked files" if released else "not the locked files, as the version says"
+    )
+
+
+def check_sbom(wheel: Wheel, locked: LockedSet | None) -> Link:
+    """The bill of materials is the one this build writes for these files.
+
+    The lock has the record of the release's build. Of a custom set's build only the wheel itself tells: there,
+    what can be read from the files must be so.
+    """
+    link, name = "SBOM", f"{SBOM_FOLDER}/{SBOM_NAME}"
+    try:
+        found = json.loads(wheel.metadata(name))
+        said = _without_record(found)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise AuditError(link, f"{name}: expected a CycloneDX document, found {error!r}") from error
+    facts = KernelFacts(wheel.manifest.get("kernel_release", ""), bool(wheel.manifest.get("af_tsi")), 0)
+    released = wheel.manifest["origin"] == "release" and locked is not None
+    proven = ProvenSet(wheel.contents, facts, locked.build if released and locked else None)
+    try:
+        expected = sbom_of(proven, locked)
+    except BuildError as error:
+        raise AuditError(link, str(error)) from error
+    expected["serialNumber"] = found.get("serialNumber")  # differs when anything does, and says the least
+    if released and found != expected:
+        raise AuditError(link, f"{name}: {_first_difference(expected, found)}")
+    shown = _without_record(expected)
+    if shown["kernel"]["config"] == UNKNOWN:  # the Image carries none, so that the record's word stands alone
+        shown["kernel"]["config"] = said["kernel"]["config"]
+    if said != shown:
+        raise AuditError(link, f"{name}: {_first_difference(shown, said)}")
+    if found.get("serialNumber") != serial_number(found):
+        raise AuditError(link, f"{name}: expected {serial_number(found)}, found {found.get('serialNumber')}")
+    return Link(link, _sha256(wheel.metadata(name)), f"{len(found['components'])} components, {found['serialNumber']}")
+
+
+def _without_record(sbom: dict[str, Any]) -> dict[str, Any]:
+    """What a bill of materials says that the files themselves prove, without what a build's record adds."""
+    from_record = {"pedigree", "externalReferences", "properties", "supplier", "version"}
+    components = {
+        part["bom-ref"]: {key: value for key, value in part.items() if key not in from_record}
+        for part in sbom["components"]
+        if part["bom-ref"] in {asset.name for asset in ASSETS}
+    }
+    (kernel,) = (part for part in sbom["components"] if part["bom-ref"] == KERNEL.name)
+    properties = {item["name"].rpartition(":")[2]: item["value"] for item in kernel["properties"]}
+    return {
+        "specVersion": sbom["specVersion"],
+        "timestamp": sbom["metadata"].get("timestamp"),
+        "component": sbom["metadata"]["component"],
+        "set": [item for item in sbom["metadata"]["properties"] if ":build:" not in item["name"]],
+        "components": components,
+        "kernel": {
+            "version": kernel["version"],
+            "af_tsi": properties["af_tsi"],
+            "config": properties["config_sha256"],
+        },
+    }
+
+
+def check_structure(wheel: Wheel) -> Iterator[Link]:
+    """Each asset is by its structure what it is meant to be, and the kernel is what the manifest says."""
+    link = "structure"
+    try:
+        facts = inspect_kernel(wheel.contents[KERNEL.name])
+        said = (wheel.manifest.get("kernel_release"), wheel.manifest.get("af_tsi"))
+        if said != (facts.release, facts.af_tsi):
+            raise AuditError(link, f"kernel: expected release and AF_TSI {said}, found {(facts.release, facts.af_tsi)}")
+        for asset in ASSETS:
+            content = wheel.contents[asset.name]
+            proven = f"{asset.name}: a static AArch64 program"
+            if asset.kind == "kernel":
+                proven = f"{asset.name}: Linux {facts.release}, {'with' if facts.af_tsi else 'without'} AF_TSI"
+            elif asset.kind == "program":
+                inspect_program(content, asset.name)
+            else:
+                release = inspect_module(content, asset.name).split()[0]
+                if release != facts.release:
+                    raise AuditError(
+                        link, f"{asset.name}: expected a module of {facts.release}, found one of {release}"
+                    )
+                proven = f"{asset.name}: a module of Linux {release}"
+            yield Link(link, _sha256(content), proven)
+    except InspectionError as error:
+        raise AuditError(link, str(error)) from error
+
+
+def check_installed(wheel: Wheel, folder: Path) -> Link:
+    """What is installed in `folder` is what is in the wheel, and nothing of another wheel is among it."""
+    link = "installed"
+    for name, content in wheel.members.items():
+        path = folder / name
+        if path.name == "RECORD":
+            continue  # the installer's own, checked below
+        if path.is_symlink() or not path.is_file():
+            raise AuditError(link, f"{path}: expected a file, found {'a link' if path.is_symlink() else 'none'}")
+        if path.read_bytes() != content:
+            raise AuditError(link, f"{path}: expected SHA-256 {_sha256(content)}, found {file_sha256(path)}")
+        if mode_in_wheel(name) & 0o111 and not path.stat().st_mode & 0o100:
+            raise AuditError(link, f"{path}: expected to be executable, found mode {path.stat().st_mode & 0o777:o}")
+    added = {f"{wheel.dist_info}/{name}" for name in _ADDED_BY_INSTALLERS}
+    for path in sorted(part for name in (PACKAGE, wheel.dist_info) for part in (folder / name).rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if "__pycache__" not in name and not path.is_dir() and name not in wheel.members.keys() | added:
+            raise AuditError(link, f"{path}: not in the wheel: remove it, or install into a new environment")
+    for other in sorted(folder.glob(f"{PACKAGE}-*.dist-info")):
+        if other.name != wheel.dist_info:
+            raise AuditError(link, f"{other}: another version is installed beside {wheel.version}; uninstall both")
+    _check_installed_record(wheel, folder)
+    return Link(link, file_sha256(folder / wheel.dist_info / "RECORD"), f"{folder}: the files of the wheel")
+
+
+def _check_installed_record(wheel: Wheel, folder: Path) -> None:
+    record = folder / wheel.dist_info / "RECORD"
+    if not record.is_file():
+        raise AuditError("installed", f"{record}: expected the installer's record, found none")
+    with record.open(newline="", encoding="utf-8") as file:
+        recorded = {row[0]: row[1:] for row in csv.reader(file) if row}
+    for name, content in wheel.members.items():
+        expected = [f"sha256={_record_digest(content)}", str(len(content))]
+        if name != f"{wheel.dist_info}/RECORD" and recorded.get(name) != expected:
+            raise AuditError("installed", f"{record}: expected {name} with {expected}, found {recorded.get(name)}")
+
+
+def _read_lock(path: Path) -> Lock:
+    try:
+        return parse_lock(path.read_text(encoding="utf-8"))
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise AuditError("lock", f"{path}: expected a lock, found {error!r}; take it from the repository") from error
+
+
+def _first_difference(expected: Any, found: Any, where: str = "") -> str:
+    """Where two documents differ first, as a path of keys."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key in [*expected, *(key for key in found if key not in expected)]:
+            if expected.get(key) != found.get(key):
+                return _first_difference(expected.get(key), found.get(key), f"{where}/{key}")
+    if isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        for number, (left, right) in enumerate(zip(expected, found)):
+            if left != right:
+                return _first_difference(left, right, f"{where}/{number}")
+    return f"{where}: expected {expected!r}, found {found!r}"
+
+
+def _record_digest(content: bytes) -> str:
+    """As RECORD has it (PEP 376 and the wheel specification): base64 for URLs, without padding."""
+    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _report(wheel: Path, links: list[Link], failed: AuditError | None) -> dict[str, Any]:
+    return {
+        "wheel": str(wheel),
+        "holds": failed is None,
+        "links": [vars(link) for link in links],
+        "broken": {"name": failed.link, "message": failed.message} if failed else None,
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("wheel", type=Path, help="the wheel to audit")
+    parser.add_argument(
+        "--lock", type=Path, default=PROJECT / LOCK_NAME, help=f"the lock of that version (default: {LOCK_NAME} here)"
+    )
+    parser.add_argument("--installed", type=Path, metavar="DIR", help="a site-packages folder it is installed in")
+    parser.add_argument("--json", action="store_true", help="print the chain as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

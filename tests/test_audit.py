@@ -1,0 +1,508 @@
+"""The chain holds for the real wheel, and breaks at the right link for every wheel that was tampered with."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts import audit, environment
+from scripts.asset_build.archive import write_wheel
+from scripts.asset_build.digest import set_digest
+from scripts.asset_build.lock import Lock, LockedAsset, LockedFile, LockedSet, format_lock
+from scripts.asset_build.sbom import format_sbom, serial_number
+from supermachine_kernel._version import VERSION
+from tests.support import checkout
+
+Members = dict[str, bytes]
+KERNEL = "supermachine_kernel/assets/kernel"
+INIT_OCI = "supermachine_kernel/assets/init-oci"
+AGENT = "supermachine_kernel/assets/supermachine-agent"
+MANIFEST = "supermachine_kernel/_manifest.py"
+
+
+@pytest.fixture(scope="module")
+def members(wheel: Path) -> Members:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture(scope="module")
+def released(built_set: Path, members: Members, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The wheel of a copy of the checkout in which these very files are the release, and the lock that says so."""
+    folder = tmp_path_factory.mktemp("released")
+    project = checkout.copy(built_set.parents[2], folder / "checkout")
+    lock = project / "assets.lock.json"
+    assets = {name.rpartition("/")[2]: content for name, content in members.items() if "/assets/" in name}
+    files = {name: LockedFile(len(content), sha256(content)) for name, content in assets.items()}
+    build = json.loads((built_set / "build-info.json").read_text())
+    locked = LockedSet("aarch64", {name: LockedAsset(file, file) for name, file in files.items()}, build)
+    lock.write_text(format_lock(Lock(VERSION, {"aarch64": locked})))
+    (folder / "set").mkdir()
+    for name, content in assets.items():
+        (folder / "set" / name).write_bytes(content)
+    python = str(environment.ensure("build"))
+    command = [python, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(project)]
+    inside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    inside["SUPERMACHINE_ASSETS_DIR"] = str(folder / "set")
+    subprocess.run(command, check=True, env=inside, stdout=subprocess.DEVNULL)
+    (path,) = folder.glob("*.whl")
+    return path, lock
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def dist_info(members: Mapping[str, bytes]) -> str:
+    (name,) = (name for name in members if name.endswith(".dist-info/RECORD"))
+    return name.rpartition("/")[0]
+
+
+def mend_record(members: Members) -> None:
+    """Write a RECORD that fits, whatever was done."""
+    record = f"{dist_info(members)}/RECORD"
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for name, content in members.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+        writer.writerow([name, "", ""] if name == record else [name, f"sha256={digest}", len(content)])
+    members[record] = text.getvalue().encode()
+
+
+def mend_manifest(members: Members) -> None:
+    """Write a manifest that fits the assets, but for the version, which is in every name."""
+    text = members[MANIFEST].decode()
+    assets = {name.rpartition("/")[2]: content for name, content in members.items() if "/assets/" in name}
+    for name, content in assets.items():
+        text = re.sub(
+            rf"('{re.escape(name)}'): {{.*?'mode'",
+            rf"\1: {{'size': {len(content)}, 'sha256': '{sha256(content)}', 'mode'",
+            text,
+        )
+    digest = set_digest({name: sha256(content) for name, content in assets.items()})
+    members[MANIFEST] = re.sub(r"'set_digest': '[0-9a-f]+'", f"'set_digest': '{digest}'", text).encode()
+
+
+def mend_version(members: Members) -> Members:
+    """Rename everything to the version of the set: what is left is an honest custom wheel."""
+    text = members[MANIFEST].decode()
+    (old,) = re.findall(r"'version': '([^']+)'", text)
+    (digest,) = re.findall(r"'set_digest': '([0-9a-f]+)'", text)
+    new = f"{VERSION}+custom.{digest[:8]}" if "+" in old else old
+    changed = {name.replace(old, new): content for name, content in members.items()}
+    for name in (MANIFEST, f"{dist_info(changed)}/METADATA"):
+        changed[name] = changed[name].replace(old.encode(), new.encode())
+    return changed
+
+
+def mend_sbom(members: Members) -> None:
+    name = f"{dist_info(members)}/sboms/supermachine-kernel.cdx.json"
+    sbom = json.loads(members[name])
+    for part in sbom["components"]:
+        if f"supermachine_kernel/assets/{part['bom-ref']}" in members:
+            part["hashes"][0]["content"] = sha256(members[f"supermachine_kernel/assets/{part['bom-ref']}"])
+    (digest,) = re.findall(r"'set_digest': '([0-9a-f]+)'", members[MANIFEST].decode())
+    sbom["metadata"]["properties"][0]["value"] = digest
+    sbom["metadata"]["component"]["version"] = dist_info(members).split("-")[1].removesuffix(".dist")
+    sbom["serialNumber"] = serial_number(sbom)
+    members[name] = format_sbom(sbom).encode()
+
+
+def write(members: Members, folder: Path, like: Path) -> Path:
+    """A well-formed wheel of these members, under the name that its .dist-info says."""
+    version = dist_info(members).removeprefix("supermachine_kernel-").removesuffix(".dist-info")
+    path = folder / f"supermachine_kernel-{version}-{like.name.split('-', 2)[2]}"
+    with path.open("wb") as file:
+        write_wheel(members.items(), file)
+    return path
+
+
+def broken_link(path: Path, lock: Path = audit.PROJECT / "assets.lock.json", installed: Path | None = None) -> str:
+    """The link at which the audit ends, with its message."""
+    with pytest.raises(audit.AuditError) as caught:
+        list(audit.audit(path, lock, installed))
+    return str(caught.value)
+
+
+def flipped(content: bytes, offset: int) -> bytes:
+    return content[:offset] + bytes([content[offset] ^ 1]) + content[offset + 1 :]
+
+
+def swapped(members: Members) -> Members:
+    return {**members, INIT_OCI: members[AGENT], AGENT: members[INIT_OCI]}
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, audit.__file__, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+# --- what holds ---
+
+
+def test_the_real_wheel_and_its_installation_hold(wheel: Path, installed: Path) -> None:
+    done = run(wheel, "--installed", installed, "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 0 and report["holds"] and report["broken"] is None
+    names = list(dict.fromkeys(link["name"] for link in report["links"]))
+    assert names == [
+        "file",
+        "RECORD",
+        "METADATA",
+        "licences",
+        "module",
+        "manifest",
+        "lock",
+        "SBOM",
+        "structure",
+        "installed",
+    ]
+    assert report["links"][0]["digest"] == sha256(wheel.read_bytes())
+    assert all(re.fullmatch("[0-9a-f]{64}", link["digest"]) for link in report["links"])
+
+
+def test_a_release_holds_against_its_lock_alone(released: tuple[Path, Path]) -> None:
+    path, lock = released
+    assert "+" not in path.name
+    assert [link.proven for link in audit.audit(path, lock) if link.name == "lock"] == ["the locked files"]
+    empty = lock.with_name("empty.json")
+    empty.write_text(format_lock(Lock(VERSION, {})))
+    assert broken_link(path, empty).startswith("lock: ")
+
+
+def test_a_wheel_rewritten_as_it_was_holds(wheel: Path, members: Members, tmp_path: Path) -> None:
+    assert list(audit.audit(write(dict(members), tmp_path, wheel), audit.PROJECT / "assets.lock.json"))
+
+
+# --- what was tampered with, by the link that must break ---
+
+
+def change_kernel(members: Members) -> Members:
+    return {**members, KERNEL: flipped(members[KERNEL], 4_000_000)}
+
+
+def without(pattern: str) -> Callable[[Members], Members]:
+    return lambda members: {name: content for name, content in members.items() if not re.search(pattern, name)}
+
+
+def replacing(pattern: str, old: bytes, new: bytes) -> Callable[[Members], Members]:
+    def change(members: Members) -> Members:
+        (name,) = (name for name in members if re.search(pattern, name))
+        assert old in members[name], f"{name} has no {old!r}"
+        return {**members, name: members[name].replace(old, new, 1)}
+
+    return change
+
+
+def adding(name: str) -> Callable[[Members], Members]:
+    return lambda members: {**members, name: b"# extra\n"}
+
+
+@pytest.mark.parametrize(
+    ("tamper", "link"),
+    [
+        (change_kernel, "RECORD: supermachine_kernel/assets/kernel: expected sha256="),
+        (
+            adding("supermachine_kernel/extra.py"),
+            "RECORD: supermachine_kernel/extra.py: in the wheel, and not recorded",
+        ),
+        (without("/LICENSES/MIT"), "RECORD: .*MIT.txt: recorded, and not in the wheel"),
+        (without("RECORD$"), "RECORD: .*RECORD: expected in the wheel, found none"),
+        (replacing("RECORD$", b"sha256=", b"md5="), "RECORD: "),
+        (replacing("RECORD$", b"\n", b"\r\n"), "RECORD: .*plain lines"),
+        (
+            lambda members: members | {f"{dist_info(members)}/RECORD": members[f"{dist_info(members)}/RECORD"] * 2},
+            "RECORD: .*one line a file",
+        ),
+    ],
+)
+def test_what_does_not_fit_record(
+    tamper: Callable[[Members], Members], link: str, wheel: Path, members: Members, tmp_path: Path
+) -> None:
+    changed = tamper(dict(members))
+    path = tmp_path / wheel.name
+    with path.open("wb") as file:
+        write_wheel(changed.items(), file)
+    assert re.match(link, broken_link(path))
+
+
+@pytest.mark.parametrize(
+    ("tamper", "link"),
+    [
+        (change_kernel, "manifest: .*expected for kernel"),
+        (swapped, "manifest: .*expected for init-oci"),
+        (lambda members: {**members, KERNEL: members[INIT_OCI]}, "manifest: .*expected for kernel"),
+        (adding("supermachine_kernel/extra.py"), "RECORD: supermachine_kernel/extra.py: no file of"),
+        (adding("supermachine_kernel/assets/extra"), "RECORD: supermachine_kernel/assets/extra: no file of"),
+        (adding("other.pth"), "RECORD: other.pth: no file of"),
+        (without("/LICENSES/MIT"), "RECORD: .*LICENSES/MIT.txt: expected in a wheel of"),
+        (without("NOTICE$"), "RECORD: .*NOTICE: expected in a wheel of"),
+        (without("/sboms/"), "RECORD: .*cdx.json: expected in a wheel of"),
+        (without("_manifest.py$"), "RECORD: .*_manifest.py: expected in a wheel of"),
+        (without("assets/smpark.ko$"), "RECORD: .*smpark.ko: expected in a wheel of"),
+        (replacing("GPL-2.0-only.txt$", b"Version 2", b"Version 9"), "licences: LICENSES/GPL-2.0-only.txt"),
+        (replacing("METADATA$", b"License-File: NOTICE\n", b""), "licences: METADATA"),
+        (replacing("METADATA$", b"GPL-2.0-only AND ", b""), "METADATA: METADATA: expected License-Expression"),
+        (replacing("METADATA$", b"\nVersion: ", b"\nVersion: 1!"), "METADATA: METADATA: expected Version"),
+        (replacing("METADATA$", b"\nVersion: ", b"\nRequires-Dist: requests\nVersion: "), "METADATA: .*no requirement"),
+        (replacing("WHEEL$", b"macosx_11_0_arm64", b"macosx_11_0_x86_64"), "METADATA: WHEEL: expected Tag"),
+        (replacing("WHEEL$", b"Root-Is-Purelib: false", b"Root-Is-Purelib: true"), "METADATA: WHEEL: .*Purelib"),
+        (replacing("WHEEL$", b"\nTag", b"\nTag: py3-none-any\nTag"), "METADATA: WHEEL: expected Tag"),
+        (replacing("entry_points.txt$", b"__main__:main", b"_assets:verify"), "METADATA: entry_points.txt"),
+        (replacing("entry_points.txt$", b"[console_scripts]", b"no section"), "METADATA: entry_points.txt"),
+        (replacing("_extract.py$", b"import os", b"import sys, os"), "module: supermachine_kernel/_extract.py"),
+        (replacing("_manifest.py$", b"\nMANIFEST", b"\nimport os\nMANIFEST"), "manifest: .*one literal"),
+        (replacing("_manifest.py$", b"'format': 1", b"'format': print('run')"), "manifest: .*one literal"),
+        (replacing("_manifest.py$", b"'format': 1", b"'format': 2"), "manifest: "),
+        (replacing("_manifest.py$", b"'origin': 'custom'", b"'origin': 'release'"), "manifest: "),
+        (replacing("_manifest.py$", b"'mode': 493", b"'mode': 511"), "manifest: .*expected for init-oci"),
+        (replacing("_manifest.py$", b"'set_digest': '", b"'set_digest': 'f"), "manifest: "),
+        (replacing("_manifest.py$", b"'af_tsi': False", b"'af_tsi': True"), "SBOM: .*af_tsi"),
+        (replacing("_manifest.py$", b"'kernel_release': '6", b"'kernel_release': '5"), "SBOM: "),
+        (replacing("cdx.json$", b"GPL-2.0-only WITH", b"GPL-3.0-only WITH"), "SBOM: .*licenses"),
+        (replacing("cdx.json$", b'"specVersion": "1.6"', b'"specVersion": "1.5"'), "SBOM: "),
+        (replacing("cdx.json$", b'"version": "1.2.3', b'"version": "1.2.4'), "SBOM: .*expected urn:uuid:"),
+        (replacing("cdx.json$", b"{", b"["), "SBOM: .*expected a CycloneDX document"),
+    ],
+)
+def test_what_fits_a_mended_record(
+    tamper: Callable[[Members], Members], link: str, wheel: Path, members: Members, tmp_path: Path
+) -> None:
+    changed = tamper(dict(members))
+    mend_record(changed)
+    found = broken_link(write(changed, tmp_path, wheel))
+    assert re.match(link, found, re.DOTALL), found
+
+
+def test_a_set_with_everything_mended_names_itself_custom(wheel: Path, members: Members, tmp_path: Path) -> None:
+    """A changed asset cannot keep the version: its digest is in the name."""
+    changed = change_kernel(dict(members))
+    mend_manifest(changed)
+    mend_record(changed)
+    assert re.match(r"manifest: .*expected .*\+custom\.", broken_link(write(changed, tmp_path, wheel)))
+
+
+@pytest.mark.parametrize(
+    ("tamper", "link"),
+    [
+        (swapped, ""),
+        (lambda members: {**members, KERNEL: members[KERNEL][:-8]}, ""),
+        (lambda members: {**members, INIT_OCI: members["supermachine_kernel/assets/smpark.ko"]}, "structure: init-oci"),
+        (replacing("assets/smpark.ko$", b"vermagic=6", b"vermagic=5"), "structure: smpark.ko: expected a module of 6"),
+    ],
+)
+def test_structure_is_the_last_line_when_all_digests_are_mended(
+    tamper: Callable[[Members], Members], link: str, wheel: Path, members: Members, tmp_path: Path
+) -> None:
+    changed = tamper(dict(members))
+    mend_manifest(changed)
+    changed = mend_version(changed)
+    mend_sbom(changed)
+    mend_record(changed)
+    path = write(changed, tmp_path, wheel)
+    if link:
+        assert re.match(link, broken_link(path))
+    else:  # other files of the right kind: an honest custom wheel under its own name, and never this one's
+        assert list(audit.audit(path, audit.PROJECT / "assets.lock.json")) and path.name != wheel.name
+
+
+@pytest.mark.parametrize("tamper", [change_kernel, swapped])
+def test_the_lock_catches_a_release_with_everything_mended(
+    tamper: Callable[[Members], Members], released: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path, lock = released
+    with zipfile.ZipFile(path) as archive:
+        changed = tamper({name: archive.read(name) for name in archive.namelist()})
+    mend_manifest(changed)
+    mend_sbom(changed)
+    mend_record(changed)
+    assert re.match(
+        r"lock: (kernel|init-oci): expected .* this is not the release",
+        broken_link(write(changed, tmp_path, path), lock),
+    )
+
+
+def test_a_release_with_another_bill_of_materials(released: tuple[Path, Path], tmp_path: Path) -> None:
+    path, lock = released
+    with zipfile.ZipFile(path) as archive:
+        changed = replacing("cdx.json$", b'"version": "1.2.3', b'"version": "1.2.4')(
+            {name: archive.read(name) for name in archive.namelist()}
+        )
+    mend_sbom(changed)
+    mend_record(changed)
+    assert re.match(
+        r"SBOM: .*/components/\d+/version: expected '1\.2\.3", broken_link(write(changed, tmp_path, path), lock)
+    )
+
+
+def test_the_locked_files_under_a_custom_version(wheel: Path, released: tuple[Path, Path]) -> None:
+    assert broken_link(wheel, released[1]).startswith("lock: ")
+
+
+# --- the archive itself ---
+
+
+def rewritten(wheel: Path, folder: Path, change: Callable[[zipfile.ZipInfo], None], twice: str = "") -> Path:
+    """The same members in another archive: `change` edits each entry; the member `twice` is written again."""
+    path = folder / wheel.name
+    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(path, "w") as new, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # zipfile's, of the duplicate name
+        for entry in old.infolist():
+            content = old.read(entry)
+            change(entry)
+            new.writestr(entry, content)
+            if entry.filename == twice:
+                new.writestr(entry, content)
+    return path
+
+
+def set_mode(name: str, mode: int) -> Callable[[zipfile.ZipInfo], None]:
+    def change(entry: zipfile.ZipInfo) -> None:
+        if entry.filename == name:
+            entry.external_attr = mode << 16
+
+    return change
+
+
+def deflate(entry: zipfile.ZipInfo) -> None:
+    entry.compress_type = zipfile.ZIP_DEFLATED
+
+
+def date(entry: zipfile.ZipInfo) -> None:
+    entry.date_time = (2026, 1, 1, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "twice", "message"),
+    [
+        (set_mode(INIT_OCI, stat.S_IFREG | 0o644), "", "file: .*init-oci: expected mode 100755, found 100644"),
+        (set_mode(KERNEL, stat.S_IFREG | 0o755), "", "file: .*kernel: expected mode 100644"),
+        (set_mode(KERNEL, stat.S_IFREG | 0o4644), "", "file: .*kernel: expected mode 100644, found 104644"),
+        (set_mode(KERNEL, stat.S_IFLNK | 0o644), "", "file: .*kernel: expected mode 100644, found 120644"),
+        (lambda entry: None, KERNEL, "file: .*kernel: expected once, found twice"),
+        (deflate, "", "file: .*expected to be stored"),
+        (date, "", "file: .*expected the archive as this build writes it"),
+    ],
+)
+def test_another_archive_of_the_same_members(
+    change: Callable[[zipfile.ZipInfo], None], twice: str, message: str, wheel: Path, tmp_path: Path
+) -> None:
+    assert re.match(message, broken_link(rewritten(wheel, tmp_path, change, twice)))
+
+
+@pytest.mark.parametrize("name", ["../evil.py", "/etc/evil", "supermachine_kernel//evil.py", "a\\b"])
+def test_a_name_that_leads_elsewhere(name: str, wheel: Path, members: Members, tmp_path: Path) -> None:
+    changed = {**members, name: b""}
+    mend_record(changed)
+    assert re.match("file: .*expected a plain relative name", broken_link(write(changed, tmp_path, wheel)))
+
+
+def test_another_tag_in_the_file_name(wheel: Path, tmp_path: Path) -> None:
+    for tag in ("py3-none-any", "py3-none-macosx_11_0_x86_64", "py3-none-macosx_12_0_arm64"):
+        path = tmp_path / wheel.name.replace("py3-none-macosx_11_0_arm64", tag)
+        shutil.copy(wheel, path)
+        assert re.match("file: .*expected supermachine_kernel-VERSION-py3-none-macosx_11_0_arm64", broken_link(path))
+
+
+def test_another_version_in_the_file_name(wheel: Path, tmp_path: Path) -> None:
+    path = tmp_path / f"supermachine_kernel-{VERSION}-py3-none-macosx_11_0_arm64.whl"
+    shutil.copy(wheel, path)
+    assert broken_link(path).startswith("RECORD: ")
+    path = path.rename(tmp_path / "supermachine_kernel-9.9.9-py3-none-macosx_11_0_arm64.whl")
+    assert "audit from the checkout of that version" in broken_link(path)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda data: data + b"\0", lambda data: b"\0" + data, lambda data: data[:-1], lambda data: b""]
+)
+def test_bytes_around_or_missing(change: Callable[[bytes], bytes], wheel: Path, tmp_path: Path) -> None:
+    path = tmp_path / wheel.name
+    path.write_bytes(change(wheel.read_bytes()))
+    assert broken_link(path).startswith("file: ")
+
+
+def test_one_changed_byte_anywhere(wheel: Path, tmp_path: Path) -> None:
+    data, path = wheel.read_bytes(), tmp_path / wheel.name
+    chance = random.Random(4)
+    offsets = [chance.randrange(len(data)) for _ in range(20)]
+    offsets += [len(data) - chance.randrange(1, 70_000) for _ in range(30)]  # licences, RECORD and the directory
+    for offset in offsets:
+        path.write_bytes(data[:offset] + bytes([data[offset] ^ 1 << chance.randrange(8)]) + data[offset + 1 :])
+        with pytest.raises(audit.AuditError):
+            list(audit.audit(path, audit.PROJECT / "assets.lock.json"))
+
+
+# --- what is installed ---
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (lambda site, info: change_file(site / INIT_OCI), "init-oci: expected SHA-256 .*, found"),
+        (lambda site, info: (site / KERNEL).unlink(), "kernel: expected a file, found none"),
+        (lambda site, info: (site / INIT_OCI).chmod(0o644), "init-oci: expected to be executable, found mode 644"),
+        (lambda site, info: (site / "supermachine_kernel/old.py").touch(), "old.py: not in the wheel"),
+        (lambda site, info: (site / "supermachine_kernel-0.1.dist-info").mkdir(), "another version is installed"),
+        (lambda site, info: (site / info / "RECORD").unlink(), "RECORD: expected the installer's record, found none"),
+        (lambda site, info: (site / info / "RECORD").write_text(""), "RECORD: expected .* with .*, found None"),
+        (lambda site, info: replace_by_link(site / KERNEL), "kernel: expected a file, found a link"),
+    ],
+)
+def test_an_installation_that_was_tampered_with(
+    tamper: Callable[[Path, str], Any], message: str, wheel: Path, installed: Path, members: Members, tmp_path: Path
+) -> None:
+    site = tmp_path / "site"
+    shutil.copytree(installed, site)
+    tamper(site, dist_info(members))
+    assert re.search(f"installed: .*{message}", broken_link(wheel, installed=site))
+
+
+def change_file(path: Path) -> None:
+    path.write_bytes(flipped(path.read_bytes(), 0))
+
+
+def replace_by_link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+# --- the command ---
+
+
+def test_the_command_says_what_broke(wheel: Path, tmp_path: Path) -> None:
+    path = tmp_path / wheel.name
+    path.write_bytes(flipped(wheel.read_bytes(), 2_000_000))
+    done = run(path)
+    assert done.returncode == 1 and done.stdout.startswith("BROKEN  file ") and "Traceback" not in done.stderr
+    report = json.loads(run(path, "--json").stdout)
+    assert report["broken"]["name"] == "file" and not report["holds"]
+
+
+def test_usage(tmp_path: Path) -> None:
+    for arguments in ([], [tmp_path / "none.whl"], [audit.__file__, "--lock", tmp_path / "none"]):
+        done = run(*arguments)
+        assert done.returncode == 2 and done.stderr.startswith("usage: ")
+    help_text = run("--help").stdout
+    assert "--installed" in help_text and "examples:" in help_text
+
+
+def test_a_lock_that_is_none(wheel: Path, tmp_path: Path) -> None:
+    (tmp_path / "lock.json").write_text("{}")
+    assert re.match("lock: .*expected a lock, found", broken_link(wheel, tmp_path / "lock.json"))
