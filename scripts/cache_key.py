@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Print a key for a CI cache of the assets: it changes exactly when the assets would."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: its wheel.py would hide the package wheel
+
+from scripts.asset_build.errors import BuildError
+from scripts.asset_build.lock import LOCK_NAME, read_lock
+from supermachine_kernel._assets import SET
+
+PROJECT = Path(__file__).resolve().parents[1]
+BUILD = PROJECT / "kernel-build" / "scripts" / "build.sh"
+
+EPILOG = f"""\
+The key is the set digest in {LOCK_NAME} when the lock holds the assets of this version. Before that it is the
+digest of all that kernel-build makes them from: kernel source, configuration, patches, guest sources, compiler and
+musl. That digest needs the build's packages; where they are missing, the message has the command that installs them.
+
+Exit status: 0 good, 1 no key, 2 usage.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status: 0 a key, 1 none, 2 usage."""
+    options = _parser().parse_args(arguments)
+    try:
+        source, digest = cache_key()
+    except BuildError as error:
+        print(f"cache_key.py: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps({"key": digest, "source": source}) if options.json else digest)
+    return 0
+
+
+def cache_key() -> tuple[str, str]:
+    """("lock" or "inputs", the digest in hexadecimal). Raises BuildError."""
+    locked = read_lock(PROJECT).set(SET)
+    if locked is not None:
+        return "lock", locked.digest
+    return "inputs", _inputs_digest()
+
+
+def _inputs_digest() -> str:
+    done = subprocess.run(["bash", str(BUILD), "--print-digest"], capture_output=True, text=True, check=False)
+    digest = done.stdout.strip()
+    if done.returncode or len(digest) != 64:
+        found = done.stderr.strip() or f"exit status {done.returncode} and {digest!r}"
+        raise BuildError(f"{BUILD.relative_to(PROJECT)} --print-digest: expected a digest, found: {found}")
+    return digest
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help='print {"key": ..., "source": "lock" or "inputs"}')
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
