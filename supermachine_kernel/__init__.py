@@ -89,16 +89,18 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """The names that cost something, made on first use and then kept (PEP 562)."""
-    if name == "MANIFEST":
-        return manifest()
-    for asset in ASSETS:
-        if name == f"{asset.prefix}_LEN":
-            return asset.size
-        if name == f"{asset.prefix}_BYTES":
-            return globals().setdefault(name, asset.read_bytes())
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # to a type checker it would say that every name is there
+
+    def __getattr__(name: str) -> object:
+        """The names that cost something, made on first use and then kept (PEP 562)."""
+        if name == "MANIFEST":
+            return manifest()
+        for asset in ASSETS:
+            if name == f"{asset.prefix}_LEN":
+                return asset.size
+            if name == f"{asset.prefix}_BYTES":
+                return globals().setdefault(name, asset.read_bytes())
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> "list[str]":

@@ -9,9 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 import supermachine_kernel
 from supermachine_kernel import ASSETS, Asset
-
 from tests.support import child
 
 each_asset = pytest.mark.parametrize("asset", ASSETS, ids=[asset.name for asset in ASSETS])

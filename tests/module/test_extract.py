@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 import supermachine_kernel
 from supermachine_kernel import (
     ASSETS,
@@ -26,7 +27,6 @@ from supermachine_kernel import (
     DestinationIsDirectoryError,
     DestinationMissingError,
 )
-
 from tests.support import child, disk
 
 each_asset = pytest.mark.parametrize("asset", ASSETS, ids=[asset.name for asset in ASSETS])
@@ -253,7 +253,8 @@ assert os.listdir() == ["kernel"] and open("kernel").read() == "old", os.listdir
     done = disk.python_on_tmpfs(tmp_path, program, tmp_path, size="40m")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "kernel: cannot be written: Read-only file system; nothing was changed there: name a place that you may write to",
+        "kernel: cannot be written: Read-only file system; nothing was changed there: name a place that you may write "
+        "to",
         "a: the folder cannot be made: Read-only file system; name a place that you may write to",
     ]
 

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import supermachine_kernel
 
+import supermachine_kernel
 from tests.support import child
 
 CRATE_NAMES = [
