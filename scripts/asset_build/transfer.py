@@ -304,7 +304,7 @@ class _Download:
                 cure = "name the authority's certificate with REQUESTS_CA_BUNDLE if it is yours"
                 return _refused(self.url, "a certificate that fits", cause.verify_message or str(cause), cure)
         for cause in chain:
-            if isinstance(cause, (requests.ConnectTimeout, urllib3.exceptions.ConnectTimeoutError)):
+            if isinstance(cause, requests.ConnectTimeout):
                 return _Broken(f"no connection within {self.patience.connect:g} s")
             if isinstance(cause, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError)):
                 return _Broken(f"silence for {self.patience.silence:g} s")
