@@ -33,7 +33,7 @@ def cache_home() -> Path:
 def ensure(group: str, python: str = sys.executable) -> Path:
     """The interpreter of an environment with the dependency group `group` of pyproject.toml.
 
-    The group "build" has what pyproject.toml's build-system requires as well. Raises SetupError.
+    The groups "build" and "test" have what pyproject.toml's build-system requires as well. Raises SetupError.
     """
     folder = cache_home() / "venv" / f"{group}-{_key(python)}"
     interpreter = folder / "bin" / "python"
@@ -90,7 +90,7 @@ def _make(folder: Path, interpreter: Path, group: str, python: str) -> None:
     pip = [str(interpreter), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     _run([*pip, PIP])
     _run([*pip, "--group", f"{PROJECT / 'pyproject.toml'}:{group}"])
-    if group == "build":
+    if group in ("build", "test"):
         _run([*pip, *_build_requires(interpreter)])
 
 

@@ -147,11 +147,20 @@ def _readable(path: Path, wanted_by: str) -> Path:
         found = "nothing"
     elif not path.is_file():
         found = "a device, socket or pipe"
-    elif not os.access(path, os.R_OK):
+    elif not _may_be_read(path):
         found = "a file that may not be read"
     if found:
         raise BuildError(f"{path}: expected a readable file ({wanted_by}), found {found}; name the file itself")
     return path
+
+
+def _may_be_read(path: Path) -> bool:
+    """Asked by opening: access(2) answers for the real user, not for the one in effect."""
+    try:
+        path.open("rb").close()
+    except PermissionError:
+        return False
+    return True
 
 
 def _listed(names: Iterable[str]) -> str:
