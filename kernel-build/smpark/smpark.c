@@ -72,10 +72,12 @@ static u32 smpark_wanted(unsigned int cpu)
 
 /*
  * RCU must not watch a parked CPU, or no grace period would end before UNPARK.
- * Hence noinstr: nothing here may be traced.
+ * To it this is an idle task, as the one of play_idle_precise() is. Hence
+ * noinstr: nothing here may be traced.
  */
 static noinstr void smpark_wait(u32 seq)
 {
+	current->flags |= PF_IDLE;
 	ct_idle_enter();
 	while (smp_load_acquire(&smpark_seq) == seq) {
 		dsb(sy);
@@ -86,6 +88,7 @@ static noinstr void smpark_wait(u32 seq)
 		wfi();
 	}
 	ct_idle_exit();
+	current->flags &= ~PF_IDLE;
 }
 
 static int smpark_should_run(unsigned int cpu)
