@@ -81,8 +81,9 @@ def user_cache() -> Path:
     return caches / "supermachine-kernel/build"
 
 
-def digest(tree: Path = KERNEL_BUILD, *arguments: object) -> str:
-    result = build("--print-digest", *arguments, tree=tree)
+def digest(tree: Path = KERNEL_BUILD, source: Path | None = None) -> str:
+    """The digest of a build's inputs; of a small `source` it is there at once."""
+    result = build("--print-digest", *(["--source", source] if source else []), tree=tree)
     assert result.returncode == 0, result.stderr
     assert re.fullmatch(r"[0-9a-f]{64}\n", result.stdout)
     return result.stdout.strip()
@@ -106,7 +107,7 @@ def copy_sources(to: Path) -> Path:
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     """A cache of the test's own, which has the musl package already."""
-    digest()
+    digest(KERNEL_BUILD, SMALL)
     shutil.copytree(user_cache() / "musl", tmp_path / "cache/musl")
     return tmp_path / "cache"
 
@@ -229,45 +230,47 @@ def test_missing_packages_without_root() -> None:
 
 # --- inputs ---
 
+SMALL = Path(__file__)
+
 
 def test_digest_is_that_of_the_contents(checkout: Path) -> None:
-    before = digest()
-    assert digest(checkout) == before
+    before = digest(KERNEL_BUILD, SMALL)
+    assert digest(checkout, SMALL) == before
     for name in ("README.md", "patches/aarch64/README.md", "scripts/build.sh"):
         with (checkout / name).open("a") as file:
             file.write("\n# said otherwise\n")
     (checkout / "smpark/smpark.mod.c").write_text("litter of a build")
-    assert digest(checkout) == before
+    assert digest(checkout, SMALL) == before
 
 
 @pytest.mark.parametrize(
     "name", ["config/aarch64.config", "scripts/recipe.sh", "smpark/*.c", "smpark/Kbuild", "init-oci/*.c", "agent/*.c"]
 )
 def test_digest_changes_with_a_byte_of(name: str, checkout: Path) -> None:
-    before = digest(checkout)
+    before = digest(checkout, SMALL)
     with next(checkout.glob(name)).open("a") as file:
         file.write("\n")
-    assert digest(checkout) != before
+    assert digest(checkout, SMALL) != before
 
 
 def test_digest_changes_with_a_patch_and_its_name(checkout: Path) -> None:
-    digests = {digest(checkout)}
+    digests = {digest(checkout, SMALL)}
     patch = checkout / "patches/aarch64/0001-first.patch"
     patch.write_text("")
-    digests.add(digest(checkout))
+    digests.add(digest(checkout, SMALL))
     patch.rename(patch.with_name("0002-first.patch"))
-    digests.add(digest(checkout))
+    digests.add(digest(checkout, SMALL))
     assert len(digests) == 3
 
 
 def test_digest_changes_with_the_source(tiny_source: Callable[[str], Path]) -> None:
     source = tiny_source("@true")
-    before = digest(KERNEL_BUILD, "--source", source)
-    assert before != digest()
+    before = digest(KERNEL_BUILD, source)
+    assert before not in (digest(), digest(KERNEL_BUILD, SMALL))
     os.utime(source / "greeting", (0, 0))
-    assert digest(KERNEL_BUILD, "--source", source) == before
+    assert digest(KERNEL_BUILD, source) == before
     (source / "greeting").write_text("four\n")
-    assert digest(KERNEL_BUILD, "--source", source) != before
+    assert digest(KERNEL_BUILD, source) != before
 
 
 @pytest.mark.parametrize("group", OPTIONS)
@@ -311,6 +314,7 @@ def test_option_that_does_not_survive(
     assert "Kconfig did not keep this line: CONFIG_TSI=y\n" in result.stderr
     assert "Kconfig did not keep this line: # CONFIG_PCI is not set\n" in result.stderr
     assert "CONFIG_SMP" not in result.stderr
+    assert "stage failed: configuring." in result.stderr
 
 
 def test_tarball_without_a_kernel(checkout: Path, cache: Path, tmp_path: Path) -> None:
@@ -433,6 +437,12 @@ def test_set_and_its_description(real_set: Path) -> None:
     assert f"Linux version {info['kernel_release']} (supermachine@kernel-build)".encode() in kernel
     assert f"vermagic={info['kernel_release']} ".encode() in (real_set / "smpark.ko").read_bytes()
     assert info["toolchain"]["gcc"].encode() in kernel
+    package = ["dpkg-query", "--show", "--showformat=${Version}", "linux-source-6.12"]
+    assert info["source"] == {
+        "package": "linux-source-6.12",
+        "version": subprocess.run(package, check=True, capture_output=True, text=True).stdout,
+        "sha256": sha256(Path("/usr/src/linux-source-6.12.tar.xz")),
+    }
 
 
 @pytest.mark.slow
@@ -475,7 +485,7 @@ def flip_a_byte(file: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*ASSETS, "build-info.json", "SHA256SUMS"])
+@pytest.mark.parametrize("name", ["kernel", "supermachine-agent", "build-info.json", "SHA256SUMS"])
 def test_damaged_cache_entry_is_built_again(name: str, real_set: Path, cache_with_set: Path, tmp_path: Path) -> None:
     (entry,) = (cache_with_set / "sets").iterdir()
     flip_a_byte(entry / name)
