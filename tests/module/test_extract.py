@@ -291,6 +291,6 @@ for each in (supermachine_kernel.KERNEL.path, path, path.parent / "copy"):
     extents = [line for line in lines if line.split(":")[0].strip().isdigit()]
     print(len(extents) > 0, sum("shared" in line for line in extents) == len(extents))
 """
-    done = disk.python_on_image(image, mounted, program, mounted, filefrag, site=installed)
+    done = disk.python_on_image(image, mounted, program, mounted, filefrag, module_there=installed)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["True True", "True True", "True False"]

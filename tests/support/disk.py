@@ -23,12 +23,15 @@ def python_on_tmpfs(mounted: Path, code: str, *arguments: object, size: str) -> 
 
 
 def python_on_image(
-    image: Path, mounted: Path, code: str, *arguments: object, site: Path
+    image: Path, mounted: Path, code: str, *arguments: object, module_there: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run `code` with `image` mounted at `mounted` and the module in `site` copied onto it."""
+    """Run `code` with `image` mounted at `mounted`; `module_there` is an installed module to be copied onto it."""
     mounted.mkdir()
-    mount = f"mount -o loop {image} {mounted} && cp -r --reflink=never {site} {mounted}/site"
-    return _in_namespace(mount, code, arguments, mounted / "site")
+    mount, site = f"mount -o loop {image} {mounted}", None
+    if module_there:
+        site = mounted / "site"
+        mount += f" && cp -r {module_there} {site}"
+    return _in_namespace(mount, code, arguments, site)
 
 
 def image(path: Path, mkfs: str, *, megabytes: int) -> Path:
