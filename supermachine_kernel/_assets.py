@@ -160,12 +160,13 @@ class Asset:
 
     def _open(self) -> "BinaryIO":
         """The file, once it is there and as long as the manifest says."""
+        expected = self.size
         try:
             file = open(self._location(), "rb")  # noqa: SIM115 - the caller's to close
         except OSError as error:
             raise self._unreadable(error) from error
         found = os.fstat(file.fileno()).st_size
-        if found != self.size:
+        if found != expected:
             file.close()
             raise self._wrong_size(found)
         return file
@@ -286,6 +287,6 @@ def _cure() -> str:
     if getattr(sys, "frozen", False) or "__compiled__" in globals():  # PyInstaller, cx_Freeze, py2app; Nuitka
         return "freeze the app again, with the data files of the package supermachine_kernel"
     return (
-        "install the wheel again (pip install --force-reinstall supermachine-kernel); in a checkout, build the "
-        "assets (bash kernel-build/scripts/build.sh), then pip install -e . again"
+        "install the wheel again (pip install --force-reinstall supermachine-kernel), or in a checkout build the "
+        "assets (bash kernel-build/scripts/build.sh) and pip install -e . again"
     )

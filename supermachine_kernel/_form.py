@@ -57,8 +57,11 @@ def _frozen() -> str:
 def _archived() -> str:
     if not in_archive():
         return ""
+    # runpy gives the __main__.py of an archive that is run a specification of that very name.
     main = getattr(sys.modules.get("__main__"), "__spec__", None)
-    archive = getattr(getattr(main, "loader", None), "archive", None)
+    if main is None or main.name != "__main__":
+        return "zip"
+    archive = getattr(main.loader, "archive", None)
     return "zipapp" if archive and _DIRECTORY.startswith(os.path.abspath(archive) + os.sep) else "zip"
 
 

@@ -117,7 +117,10 @@ class TestCompletes:
             path.unlink()
             path.symlink_to(asset.path)
 
-        for damage in (path.unlink, lambda: os.truncate(path, asset.size - 1), flip, link_to_a_right_one):
+        def truncate() -> None:
+            os.truncate(path, asset.size - 1)
+
+        for damage in (path.unlink, truncate, flip, link_to_a_right_one):
             damage()
             ensure_assets(folder)
             assert_whole(folder)

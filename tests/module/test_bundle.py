@@ -1,0 +1,138 @@
+"""The set inside an app or a folder, and the receipt that says what it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from supermachine_kernel import ASSETS, MANIFEST, DestinationError
+from supermachine_kernel._bundle import RECEIPT, bundle, check, folder_of
+from tests.support import child
+
+NAMES = [asset.name for asset in ASSETS]
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    """What an app is before its resources."""
+    (tmp_path / "MyApp.app" / "Contents" / "MacOS").mkdir(parents=True)
+    return tmp_path / "MyApp.app"
+
+
+def test_an_app_gets_the_set_into_its_resources(app: Path) -> None:
+    assert bundle(app) == dict.fromkeys([*NAMES, RECEIPT], "written")
+    resources = app / "Contents" / "Resources"
+    assert sorted(os.listdir(resources)) == sorted([*NAMES, RECEIPT])
+    for asset in ASSETS:
+        assert (resources / asset.name).read_bytes() == asset.read_bytes()
+        assert stat.S_IMODE((resources / asset.name).stat().st_mode) == asset.mode
+    assert json.loads((resources / RECEIPT).read_text()) == MANIFEST
+    assert stat.S_IMODE((resources / RECEIPT).stat().st_mode) == 0o644
+    assert check(folder_of(app)) == dict.fromkeys([RECEIPT, *NAMES])
+
+
+def test_any_folder_gets_it_as_it_is(tmp_path: Path) -> None:
+    bundle(tmp_path / "a" / "b")
+    assert sorted(os.listdir(tmp_path / "a" / "b")) == sorted([*NAMES, RECEIPT])
+
+
+def test_what_is_right_is_not_written_again(app: Path) -> None:
+    bundle(app)
+    before = {path.name: path.stat().st_mtime_ns for path in folder_of(app).iterdir()}
+    assert bundle(app) == dict.fromkeys([*NAMES, RECEIPT], "kept")
+    assert {path.name: path.stat().st_mtime_ns for path in folder_of(app).iterdir()} == before
+
+
+def test_what_is_wrong_is_written_or_mended(app: Path) -> None:
+    bundle(app)
+    folder = folder_of(app)
+    (folder / "kernel").write_bytes(b"old")
+    (folder / "init-oci").chmod(0o644)
+    assert check(folder)["kernel"] == f"{folder / 'kernel'}: expected {ASSETS[0].size} bytes, found 3"
+    assert (
+        check(folder)["init-oci"] == f"{folder / 'init-oci'}: expected mode 0o755, found 0o644: it cannot be executed"
+    )
+    done = bundle(app)
+    assert done == {**dict.fromkeys([*NAMES, RECEIPT], "kept"), "kernel": "written", "init-oci": "mended"}
+    assert not any(check(folder).values())
+
+
+def test_half_an_app_is_an_error_with_a_cure(tmp_path: Path) -> None:
+    (tmp_path / "Empty.app").mkdir()
+    for target in (tmp_path / "None.app", tmp_path / "Empty.app"):
+        with pytest.raises(
+            DestinationError, match="expected a macOS app with a folder Contents, found none; build the"
+        ):
+            bundle(target)
+    assert os.listdir(tmp_path) == ["Empty.app"]
+
+
+def test_the_app_is_known_by_its_full_name(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(app)
+    assert folder_of(Path(".")) == Path("Contents", "Resources")
+
+
+def test_somebody_elses_manifest_is_not_replaced(app: Path) -> None:
+    """Web apps have one of that name."""
+    theirs = app / "Contents" / "Resources" / RECEIPT
+    theirs.parent.mkdir()
+    theirs.write_text('{"name": "My App", "assets": []}')
+    with pytest.raises(DestinationError, match="expected a receipt of this program or nothing there, found another"):
+        bundle(app)
+    assert os.listdir(theirs.parent) == [RECEIPT]
+    assert "My App" in theirs.read_text()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b"\xff\xfe", b"null", b"[" * 100_000, b'{"assets": {"kernel": {"size": "1"}}}']
+)
+def test_a_damaged_receipt_is_found_and_the_files_are_still_checked(content: bytes, tmp_path: Path) -> None:
+    bundle(tmp_path)
+    (tmp_path / RECEIPT).write_bytes(content)
+    (tmp_path / "smpark.ko").unlink()
+    found = check(tmp_path)
+    assert found[RECEIPT] == f"{tmp_path / RECEIPT}: expected the receipt that bundle writes, found something else"
+    assert "found nothing" in str(found["smpark.ko"])
+    assert [name for name in NAMES if found[name]] == ["smpark.ko"]
+
+
+def test_a_changed_receipt_does_not_cover_a_changed_file(tmp_path: Path) -> None:
+    bundle(tmp_path)
+    (tmp_path / "smpark.ko").write_bytes(b"other")
+    receipt = json.loads((tmp_path / RECEIPT).read_text())
+    receipt["assets"]["smpark.ko"] = {"size": 5, "sha256": "0" * 64, "mode": 0o644}
+    (tmp_path / RECEIPT).write_text(json.dumps(receipt))
+    found = check(tmp_path)
+    assert "found one that was changed" in str(found[RECEIPT])
+    assert f"expected {ASSETS[3].size} bytes, found 5" in str(found["smpark.ko"])
+
+
+def test_a_whole_set_of_another_version_is_told_from_a_broken_one(damaged: Path, tmp_path: Path) -> None:
+    manifest = damaged / "supermachine_kernel" / "_manifest.py"
+    text = manifest.read_text().replace(MANIFEST["version"], "0.7.61").replace(MANIFEST["set_digest"], "a" * 64)
+    module = b"another module"
+    (damaged / "supermachine_kernel" / "assets" / "smpark.ko").write_bytes(module)
+    import hashlib
+
+    text = text.replace(ASSETS[3].sha256, hashlib.sha256(module).hexdigest())
+    manifest.write_text(text.replace(f"'size': {ASSETS[3].size}", f"'size': {len(module)}"))
+    done = child.command_line("bundle", tmp_path / "out", site=damaged)
+    assert done.returncode == 0, done.stderr
+    found = check(tmp_path / "out")
+    assert found == {
+        **dict.fromkeys(NAMES),
+        RECEIPT: f"{tmp_path / 'out' / RECEIPT}: expected the set of this installation, {MANIFEST['version']} (set "
+        f"digest {MANIFEST['set_digest'][:16]}), found 0.7.61 (set digest {'a' * 16})",
+    }
+    assert bundle(tmp_path / "out") == {**dict.fromkeys(NAMES, "kept"), "smpark.ko": "written", RECEIPT: "written"}
+    assert not any(check(tmp_path / "out").values())
+
+
+def test_a_folder_without_a_receipt_is_compared_with_what_is_installed(tmp_path: Path) -> None:
+    for asset in ASSETS:
+        asset.extract_to(tmp_path / asset.name)
+    assert check(tmp_path) == dict.fromkeys(NAMES)

@@ -1,0 +1,269 @@
+"""Each finding, good and bad, found in a process of its own with what is really so there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import supermachine_kernel
+from supermachine_kernel import ASSETS, KERNEL, MANIFEST, SMPARK_KO
+from supermachine_kernel._form import DESCRIPTIONS
+from tests.support import child
+
+SUBJECTS = [
+    *("platform", "python", "installation", "kernel", "init-oci", "supermachine-agent", "smpark.ko"),
+    *("kernel release", "kernel and module", "library", "ensure_assets"),
+]
+Finding = dict[str, Any]
+
+
+def doctor(site: Path | None = None, **environment: str) -> tuple[int, dict[str, Finding]]:
+    done = child.command_line("doctor", "--json", site=site, **environment)
+    assert done.stderr == ""
+    findings = json.loads(done.stdout)["findings"]
+    for finding in findings:
+        assert finding["status"] in ("ok", "warn", "bad")
+        assert (finding["cure"] is None) == (finding["status"] == "ok")
+        assert "\n" not in finding["found"]
+    return done.returncode, {finding["subject"]: finding for finding in findings}
+
+
+def test_a_good_installation_is_good(tmp_path: Path, installed: Path) -> None:
+    status, found = doctor(XDG_DATA_HOME=str(tmp_path))
+    assert list(found) == SUBJECTS
+    assert status == 0, found
+    assert found["installation"]["found"] == (
+        f"{supermachine_kernel.__version__}, an installed wheel, {installed / 'supermachine_kernel'}"
+    )
+    assert found["kernel release"]["found"].startswith(f"Linux {MANIFEST['kernel_release']}, with")
+    assert found["kernel and module"]["found"].startswith(f"in step: {MANIFEST['kernel_release']} ")
+    place = tmp_path / "supermachine" / f"v{supermachine_kernel.__version__}"
+    assert found["ensure_assets"]["found"] == f"{place}: to be made on the first call"
+    assert os.listdir(tmp_path) == [], "it looks, and makes nothing"
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="a Mac is where the microVMs run")
+def test_another_platform_is_a_warning_for_files_can_be_staged_there() -> None:
+    _, found = doctor()
+    assert found["platform"]["status"] == "warn"
+    assert "run microVMs on macOS 11 or later on Apple Silicon" in found["platform"]["cure"]
+
+
+@pytest.mark.skipif(sys.platform != "darwin", reason="sysctl.proc_translated is of macOS")
+def test_on_a_mac_the_platform_is_what_it_is() -> None:
+    import platform
+
+    _, found = doctor()
+    expected = "ok" if platform.machine() == "arm64" else "bad"
+    assert found["platform"]["status"] == expected
+
+
+def test_the_table_fits_80_columns_and_shows_cures(damaged: Path) -> None:
+    (damaged / "supermachine_kernel" / "assets" / "kernel").unlink()
+    done = child.command_line("doctor", site=damaged)
+    assert done.returncode == 1
+    assert re.search(r"^bad  kernel  .*", done.stdout, re.M)
+    assert "-> install the wheel again" in done.stdout
+    too_long = [line for line in done.stdout.splitlines() if len(line) > 80 and os.sep not in line]
+    assert too_long == []
+
+
+@pytest.mark.parametrize("asset", ASSETS, ids=[asset.name for asset in ASSETS])
+def test_each_asset_is_looked_at(asset: supermachine_kernel.Asset, damaged: Path) -> None:
+    path = damaged / "supermachine_kernel" / "assets" / asset.name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    status, found = doctor(damaged)
+    assert status == 1
+    assert [subject for subject, finding in found.items() if finding["status"] == "bad"] == [asset.name]
+    assert f"{path}: expected SHA-256 {asset.sha256}, found " in found[asset.name]["found"]
+    assert found[asset.name]["cure"].startswith("install the wheel again (pip install --force-reinstall ")
+
+
+def test_no_manifest(damaged: Path) -> None:
+    (damaged / "supermachine_kernel" / "_manifest.py").unlink()
+    status, found = doctor(damaged)
+    assert status == 1
+    assert {subject for subject, finding in found.items() if finding["status"] == "bad"} == {a.name for a in ASSETS}
+
+
+def resealed(site: Path, name: str, content: bytes) -> None:
+    """Put `content` in the place of an asset and let the manifest agree, as a careless build would."""
+    import hashlib
+
+    asset = next(asset for asset in ASSETS if asset.name == name)
+    (site / "supermachine_kernel" / "assets" / name).write_bytes(content)
+    manifest = site / "supermachine_kernel" / "_manifest.py"
+    text = manifest.read_text().replace(asset.sha256, hashlib.sha256(content).hexdigest())
+    manifest.write_text(text.replace(f"'size': {asset.size}", f"'size': {len(content)}"))
+
+
+def test_module_of_another_kernel(damaged: Path) -> None:
+    release = MANIFEST["kernel_release"].encode()
+    other = b"9" + release[1:]
+    resealed(damaged, "smpark.ko", SMPARK_KO.read_bytes().replace(b"vermagic=" + release, b"vermagic=" + other))
+    status, found = doctor(damaged)
+    assert status == 1
+    assert found["kernel and module"]["status"] == "bad"
+    assert f"kernel {release.decode()}, module for {other.decode()} " in found["kernel and module"]["found"]
+
+
+def test_no_module_and_no_kernel_at_all(damaged: Path) -> None:
+    resealed(damaged, "smpark.ko", KERNEL.read_bytes()[:4096])
+    _, found = doctor(damaged)
+    assert "expected an AArch64 kernel module, found no ELF file" in found["kernel and module"]["found"]
+    resealed(damaged, "kernel", b"\x1f\x8b" + bytes(100))
+    status, found = doctor(damaged)
+    assert status == 1
+    assert "gzip data" in found["kernel release"]["found"]
+
+
+def test_af_tsi_is_read_from_the_image(damaged: Path) -> None:
+    content = KERNEL.read_bytes()
+    content = content.replace(b"\0AF_TSI\0", b"\0AF_XXX\0")
+    resealed(damaged, "kernel", content)
+    _, found = doctor(damaged)
+    assert found["kernel release"]["status"] == "warn"
+    assert "without AF_TSI" in found["kernel release"]["found"]
+    shutil.copy2(supermachine_kernel.INIT_OCI.path.parents[1] / "_manifest.py", damaged / "supermachine_kernel")
+    resealed(damaged, "kernel", content[:-8] + b"\0AF_TSI\0")
+    _, found = doctor(damaged)
+    assert found["kernel release"] == {
+        "subject": "kernel release",
+        "status": "ok",
+        "found": f"Linux {MANIFEST['kernel_release']}, with AF_TSI",
+        "cure": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("version", "status", "cure"),
+    [
+        ("{same}", "ok", None),
+        ("{same}+local", "ok", None),
+        ("0.1.2", "bad", 'pip install "supermachine-kernel==0.1.2"'),
+        ("{same}rc1", "bad", "install a released version of supermachine"),
+    ],
+)
+def test_an_installed_library_of_another_version(version: str, status: str, cure: str | None, damaged: Path) -> None:
+    version = version.format(same=supermachine_kernel.__version__.partition("+")[0])
+    metadata = damaged / f"supermachine-{version}.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: supermachine\nVersion: {version}\n")
+    exit_status, found = doctor(damaged)
+    assert (found["library"]["status"], found["library"]["cure"]) == (status, cure)
+    assert f"supermachine {version}, supermachine-kernel {supermachine_kernel.__version__}" in found["library"]["found"]
+    assert exit_status == (status == "bad")
+
+
+class TestPlace:
+    def test_whole(self, tmp_path: Path) -> None:
+        place = tmp_path / "supermachine" / f"v{supermachine_kernel.__version__}"
+        supermachine_kernel.ensure_assets(place)
+        assert doctor(XDG_DATA_HOME=str(tmp_path))[1]["ensure_assets"]["found"] == f"{place}: whole"
+        (place / "init-oci").unlink()
+        found = doctor(XDG_DATA_HOME=str(tmp_path))[1]["ensure_assets"]
+        assert found["found"] == f"{place}: to be completed on the first call"
+
+    def test_a_file_in_the_way(self, tmp_path: Path) -> None:
+        (tmp_path / "supermachine").write_text("")
+        status, found = doctor(XDG_DATA_HOME=str(tmp_path))
+        assert status == 1
+        assert f"{tmp_path / 'supermachine'} is not a folder that may be written to" in found["ensure_assets"]["found"]
+        assert "set XDG_DATA_HOME, or pass a directory" in found["ensure_assets"]["cure"]
+
+    def test_no_home(self) -> None:
+        status, found = doctor(XDG_DATA_HOME="", HOME="relative")
+        assert status == 1
+        assert "found 'relative' for HOME" in found["ensure_assets"]["found"]
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+    def test_a_folder_that_may_not_be_written_to(self, tmp_path: Path) -> None:
+        tmp_path.chmod(0o555)
+        status, _ = doctor(XDG_DATA_HOME=str(tmp_path))
+        tmp_path.chmod(0o755)
+        assert status == 1
+
+
+class TestForm:
+    """Those that need no other tool; the frozen ones are run by the tests of the freezers."""
+
+    def form(self, site: Path) -> str:
+        done = child.command_line("info", "--json", site=site)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)["form"]
+        assert found in DESCRIPTIONS
+        return str(found)
+
+    def test_wheel(self, installed: Path) -> None:
+        assert self.form(installed) == "wheel"
+
+    def test_copy(self, damaged: Path) -> None:
+        for metadata in damaged.glob("*.dist-info"):
+            shutil.rmtree(metadata)
+        assert self.form(damaged) == "copy"
+
+    def test_a_copy_before_a_wheel_is_a_copy(self, damaged: Path, installed: Path) -> None:
+        for metadata in damaged.glob("*.dist-info"):
+            shutil.rmtree(metadata)
+        done = child.python(
+            "import sys; sys.path.append(sys.argv[1]); from supermachine_kernel._form import form; print(form())",
+            installed,
+            site=damaged,
+        )
+        assert done.stdout.strip() == "copy", done.stderr
+
+    def test_checkout(self, damaged: Path) -> None:
+        for metadata in damaged.glob("*.dist-info"):
+            shutil.rmtree(metadata)
+        (damaged / "setup.cfg").write_text("")
+        assert self.form(damaged) == "checkout"
+
+    def test_editable(self, damaged: Path, tmp_path: Path) -> None:
+        """As pip records it (PEP 610), with the package found through the path."""
+        (metadata,) = damaged.glob("*.dist-info")
+        site = tmp_path / "elsewhere"
+        site.mkdir()
+        metadata = metadata.rename(site / metadata.name)
+        (metadata / "RECORD").unlink()
+        (metadata / "direct_url.json").write_text(json.dumps({"url": damaged.as_uri(), "dir_info": {"editable": True}}))
+        done = child.python(
+            "import sys; sys.path.append(sys.argv[1]); from supermachine_kernel._form import form; print(form())",
+            damaged,
+            site=site,
+        )
+        assert done.stdout.strip() == "editable", done.stderr
+
+    def test_zip(self, installed: Path, tmp_path: Path) -> None:
+        archive = tmp_path / "packages.zip"
+        zipped(installed, archive)
+        assert self.form(archive) == "zip"
+
+    def test_zipapp(self, installed: Path, tmp_path: Path) -> None:
+        archive = tmp_path / "app.pyz"
+        zipped(installed, archive, "import sys; from supermachine_kernel.__main__ import main; sys.exit(main())")
+        environment = child.environment_with(None, {"PYTHONPATH": ""})
+        done = subprocess.run(
+            [sys.executable, archive, "info", "--json"], env=environment, cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["form"] == "zipapp"
+
+
+def zipped(installed: Path, archive: Path, main: str = "") -> None:
+    with zipfile.ZipFile(archive, "w") as file:
+        for each in sorted((installed / "supermachine_kernel").rglob("*")):
+            if each.is_file() and "__pycache__" not in each.parts:
+                file.write(each, each.relative_to(installed))
+        if main:
+            file.writestr("__main__.py", main)
