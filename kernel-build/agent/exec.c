@@ -14,16 +14,25 @@
 
 #define AGENT_WAIT_MS	2000	/* for an agent that is just starting */
 #define LOWEST_PORT	512
+#define OWN_PORTS	512	/* from LOWEST_PORT; the agent's own among them is taken, and passed over */
+#define GOODBYE_MS	2000
 
 static struct channel channel;
 
-/* The agent believes a caller on loopback to be root if its port is below 1024. */
+/*
+ * The agent believes a caller on loopback to be root if its port is below 1024.
+ * vsock has no TIME_WAIT: a connection from a port whose last connection the agent
+ * has not closed yet is taken for a part of that one. So neighbours in time,
+ * processes or calls, begin at different ports.
+ */
 static bool bind_reserved(int fd)
 {
+	static unsigned calls;
 	struct sockaddr_vm address = { .svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY };
+	unsigned first = getpid() + calls++;
 
-	for (unsigned port = 1023; port >= LOWEST_PORT; port--) {
-		address.svm_port = port;
+	for (unsigned i = 0; i < OWN_PORTS; i++) {
+		address.svm_port = LOWEST_PORT + (first + i) % OWN_PORTS;
 		if (!bind(fd, (struct sockaddr *)&address, sizeof address))
 			return true;
 		if (errno != EADDRINUSE)
@@ -108,6 +117,18 @@ static void send_input(int *in, bool *ended)
 	channel_put(&channel, FRAME_STDIN, data, got);
 }
 
+/* The agent closes first, so that our port is free for the next call. */
+static void say_goodbye(void)
+{
+	struct pollfd file = { channel.fd, POLLIN, 0 };
+	uint8_t rest[4096];
+
+	shutdown(channel.fd, SHUT_WR);
+	while (poll(&file, 1, GOODBYE_MS) > 0 && read(channel.fd, rest, sizeof rest) > 0)
+		;
+	close(channel.fd);
+}
+
 /* in: -1 for no input. False: said why on stderr, and there is no outcome. */
 bool exec_in_guest(const struct command *command, int in, int out, int err, struct outcome *outcome)
 {
@@ -145,6 +166,6 @@ bool exec_in_guest(const struct command *command, int in, int out, int err, stru
 			return false;
 		}
 	}
-	close(channel.fd);
+	say_goodbye();
 	return true;
 }

@@ -301,8 +301,10 @@ static bool late_cpu(int fd, int own, int other)
 	if (sched_setaffinity(0, sizeof one, &one))
 		return bad("sched_setaffinity: %s", strerror(errno));
 	hog = spawn_spinner(other, 99);
-	pause_ms(REST_MS);
+	for (int waited = 0; waited < MOVE_MS && syscall(SYS_sched_getscheduler, hog) != SCHED_FIFO; waited += 5)
+		pause_ms(5);
 	done = answers(fd, SMPARK_PARK, ETIMEDOUT) && answers(fd, SMPARK_UNPARK, EALREADY);
+	ioctl(fd, SMPARK_UNPARK);	/* if it parked after all: a hog on a parked CPU could not end */
 	end_spinner(hog);
 	if (sched_setaffinity(0, sizeof cpus, &cpus))
 		return bad("sched_setaffinity: %s", strerror(errno));
@@ -389,7 +391,7 @@ static bool check_smpark_faults(void)
 	if (other < 0)
 		return bad("needs a second CPU");
 	done = late_cpu(fd, own, other) && killed_caller() && module_held() && hotplug_held(fd, other);
-	close(fd);
+	close(fd);	/* as above */
 	end_spinners();
 	return done ? good("a late CPU, a killed caller, unloading and CPU hotplug end well") : false;
 }

@@ -256,8 +256,7 @@ static void send_outcome(uint32_t kind, uint32_t value)
 	while (!channel_idle(&channel))
 		if (!wait_for(POLLOUT, GOODBYE_MS) || !channel_send(&channel))
 			return;
-	/* The caller closes first: a close here could overtake what it has not read yet. */
-	shutdown(channel.fd, SHUT_WR);
+	/* The caller says when it has read the end: a close before that could overtake it. */
 	while (wait_for(POLLIN, GOODBYE_MS) && read(channel.fd, rest, sizeof rest) > 0)
 		;
 }
