@@ -22,8 +22,8 @@ _WIDTH = 80
 _COLOURS = {"ok": 32, "kept": 32, "warn": 33, "mended": 33, "written": 33, "bad": 31}  # ECMA-48, SGR
 
 _DESCRIPTION = """\
-The guest side of the supermachine microVM runtime: Linux kernel, init-oci,
-supermachine-agent and smpark.ko, as files to hand to a VMM or ship in an app."""
+The guest side of the supermachine microVM runtime, as files to hand to a VMM or
+to ship in an app: Linux kernel, init-oci, supermachine-agent and smpark.ko."""
 
 _EPILOG = f"""\
 examples:
@@ -31,7 +31,7 @@ examples:
   {PROGRAM} path kernel           where the kernel is, for a script
   {PROGRAM} extract build/guest   all four files into a folder
   {PROGRAM} bundle MyApp.app      all four into an app; sign it after
-  {PROGRAM} verify MyApp.app      whether they are still the right ones
+  {PROGRAM} verify MyApp.app      are they still the right ones?
   {PROGRAM} doctor                what is wrong here, and what to do
 
 exit status: 0 good, 1 not good, 2 usage"""

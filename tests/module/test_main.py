@@ -1,0 +1,310 @@
+"""The command line, run as people run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import supermachine_kernel
+from supermachine_kernel import ASSETS, MANIFEST
+from supermachine_kernel.__main__ import main
+from tests.support import child
+
+NAMES = [asset.name for asset in ASSETS]
+COMMANDS = ["info", "path", "extract", "verify", "bundle", "doctor"]
+
+
+class TestHelp:
+    @pytest.mark.parametrize("command", ["", *COMMANDS])
+    def test_help_has_examples_and_fits_80_columns(self, command: str) -> None:
+        done = child.command_line(*command.split(), "--help", COLUMNS="80")
+        assert done.returncode == 0
+        assert "examples:\n  supermachine-kernel " in done.stdout
+        assert done.stdout.startswith(f"usage: supermachine-kernel {command}".rstrip())
+        assert max(map(len, done.stdout.splitlines())) <= 80
+
+    def test_every_command_is_in_the_help(self) -> None:
+        assert all(f"    {command} " in child.command_line("--help").stdout for command in COMMANDS)
+
+    def test_version(self) -> None:
+        assert child.command_line("--version").stdout == f"supermachine-kernel {supermachine_kernel.__version__}\n"
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], "error: the following arguments are required: COMMAND"),
+            (["frobnicate"], "invalid choice: 'frobnicate'"),
+            (["path", "initrd"], "no asset 'initrd': the assets are kernel, init-oci, supermachine-agent, smpark.ko"),
+            (["extract"], "error: the following arguments are required"),
+            (["extract", "initrd", "DIR"], "no asset 'initrd': the assets are"),
+            (["extract", "kernel"], "which folder? For one named like the asset: extract ./kernel"),
+            (["bundle"], "error: the following arguments are required: TARGET"),
+            (["info", "--yaml"], "error: unrecognized arguments: --yaml"),
+        ],
+    )
+    def test_usage_errors_are_2(self, arguments: list[str], message: str) -> None:
+        done = child.command_line(*arguments)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr.startswith("usage: supermachine-kernel ")
+        assert message in done.stderr.splitlines()[-1]
+
+
+class TestInfo:
+    def test_table(self) -> None:
+        done = child.command_line("info")
+        assert done.returncode == 0
+        assert done.stderr == ""
+        assert done.stdout.startswith(f"supermachine-kernel {supermachine_kernel.__version__}, an installed wheel\n")
+        assert MANIFEST["set_digest"] in done.stdout
+        for asset in ASSETS:
+            row = [asset.name, str(asset.size), f"{asset.mode:04o}", asset.licence, f"{asset.sha256[:16]}..."]
+            assert row in [line.split() for line in done.stdout.splitlines()]
+        assert max(len(line) for line in done.stdout.splitlines() if os.sep not in line) <= 80
+
+    def test_json(self, installed: Path) -> None:
+        found = json.loads(child.command_line("info", "--json").stdout)
+        assert (found["command"], found["format"], found["form"]) == ("info", 1, "wheel")
+        assert found["directory"] == str(installed / "supermachine_kernel" / "assets")
+        assert {key: found[key] for key in MANIFEST if key != "assets"} == {
+            key: value for key, value in MANIFEST.items() if key != "assets"
+        }
+        for asset in ASSETS:
+            assert found["assets"][asset.name] == {
+                "licence": asset.licence,
+                "mode": asset.mode,
+                "sha256": asset.sha256,
+                "size": asset.size,
+            }
+
+
+class TestPath:
+    def test_of_the_folder_and_of_each_asset(self, installed: Path) -> None:
+        folder = installed / "supermachine_kernel" / "assets"
+        assert child.command_line("path").stdout == f"{folder}\n"
+        for name in NAMES:
+            assert child.command_line("path", name).stdout == f"{folder / name}\n"
+        assert json.loads(child.command_line("path", "kernel", "--json").stdout) == {
+            "format": 1,
+            "command": "path",
+            "path": str(folder / "kernel"),
+        }
+
+    def test_missing_is_one_line_and_1(self, damaged: Path) -> None:
+        path = damaged / "supermachine_kernel" / "assets" / "kernel"
+        path.unlink()
+        for arguments in (["path"], ["path", "kernel"]):
+            done = child.command_line(*arguments, site=damaged)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert done.stderr.startswith(f"supermachine-kernel: error: {path}: expected a file of ")
+            assert len(done.stderr.splitlines()) == 1
+
+    @pytest.mark.skipif(sys.platform == "darwin", reason="APFS has no names that are not UTF-8")
+    def test_a_folder_that_is_not_utf_8_goes_out_as_it_is(self, damaged: Path) -> None:
+        odd = os.fsencode(damaged.parent) + b"/s\xffte"
+        os.rename(damaged, odd)
+        command = [sys.executable, "-m", "supermachine_kernel", "path", "kernel"]
+        environment = {**os.environb, b"PYTHONPATH": odd, b"LC_ALL": b"C.UTF-8"}
+        done = subprocess.run(command, env=environment, cwd=odd, capture_output=True, check=True)
+        assert done.stdout == odd + b"/supermachine_kernel/assets/kernel\n"
+
+
+class TestExtract:
+    def test_all_or_some(self, tmp_path: Path) -> None:
+        done = child.command_line("extract", tmp_path / "a" / "all")
+        assert done.returncode == 0
+        assert done.stdout.splitlines() == [str(tmp_path / "a" / "all" / name) for name in NAMES]
+        for asset in ASSETS:
+            assert (tmp_path / "a" / "all" / asset.name).read_bytes() == asset.read_bytes()
+            if asset.mode & 0o111:
+                assert stat.S_IMODE((tmp_path / "a" / "all" / asset.name).stat().st_mode) == asset.mode
+        done = child.command_line("extract", "smpark.ko", "init-oci", tmp_path / "some", "--json")
+        assert json.loads(done.stdout) == {
+            "format": 1,
+            "command": "extract",
+            "directory": str(tmp_path / "some"),
+            "files": [str(tmp_path / "some" / "smpark.ko"), str(tmp_path / "some" / "init-oci")],
+        }
+        assert sorted(os.listdir(tmp_path / "some")) == ["init-oci", "smpark.ko"]
+
+    def test_into_a_folder_named_like_an_asset(self, tmp_path: Path) -> None:
+        (tmp_path / "kernel").mkdir()
+        environment = child.environment_with(None, {})
+        command = [sys.executable, "-m", "supermachine_kernel", "extract"]
+        subprocess.run([*command, "kernel"], cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*command, "./init-oci"], cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)
+        assert sorted(os.listdir(tmp_path / "kernel")) == sorted(os.listdir(tmp_path / "init-oci")) == sorted(NAMES)
+
+    def test_a_file_in_the_way(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("mine")
+        done = child.command_line("extract", tmp_path / "file")
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"supermachine-kernel: error: {tmp_path / 'file'}: expected a folder, found a file in its way; remove it, "
+            "or name another folder\n"
+        )
+
+
+class TestVerify:
+    def test_good(self) -> None:
+        done = child.command_line("verify")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert [line.split() for line in done.stdout.splitlines()] == [[name, "ok"] for name in NAMES]
+        found = json.loads(child.command_line("verify", "--json").stdout)
+        assert found["ok"] is True
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_one_flipped_byte_is_1_and_named(self, name: str, damaged: Path) -> None:
+        path = damaged / "supermachine_kernel" / "assets" / name
+        self.flip(path)
+        done = child.command_line("verify", site=damaged)
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"supermachine-kernel: error: {path}: expected SHA-256 ")
+        assert [line.split() for line in done.stdout.splitlines()] == [
+            [each, "bad" if each == name else "ok"] for each in NAMES
+        ]
+
+    def test_every_bad_one_is_listed(self, damaged: Path) -> None:
+        for name in ("kernel", "smpark.ko"):
+            self.flip(damaged / "supermachine_kernel" / "assets" / name)
+        done = child.command_line("verify", site=damaged)
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 2
+        done = child.command_line("verify", "--json", site=damaged)
+        assert (done.returncode, done.stderr) == (1, "")
+        found = json.loads(done.stdout)
+        assert [file["name"] for file in found["files"] if not file["ok"]] == ["kernel", "smpark.ko"]
+        assert all((file["problem"] is None) == file["ok"] for file in found["files"])
+
+    def test_a_folder_and_an_app(self, tmp_path: Path) -> None:
+        (tmp_path / "My.app" / "Contents").mkdir(parents=True)
+        for target in (tmp_path / "folder", tmp_path / "My.app"):
+            assert child.command_line("bundle", target).returncode == 0
+            done = child.command_line("verify", target)
+            assert done.returncode == 0, done.stderr
+            (kernel,) = target.rglob("kernel")
+            self.flip(kernel)
+            done = child.command_line("verify", target)
+            assert done.returncode == 1
+            assert f"error: {kernel}: expected SHA-256 " in done.stderr
+            assert f"; put the set there again: supermachine-kernel bundle {target}\n" in done.stderr
+
+    def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
+        done = child.command_line("verify", tmp_path / "none")
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"supermachine-kernel: error: {tmp_path / 'none'}: expected a folder with the set, found none; name one, "
+            "or make it with bundle\n"
+        )
+
+    def flip(self, path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 3] ^= 4
+        path.write_bytes(content)
+
+
+class TestBundle:
+    def test_into_an_app_twice(self, tmp_path: Path) -> None:
+        app = tmp_path / "My.app"
+        (app / "Contents").mkdir(parents=True)
+        resources = app / "Contents" / "Resources"
+        for action in ("written", "kept"):
+            done = child.command_line("bundle", app)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert done.stdout.splitlines()[0] == str(resources)
+            assert {tuple(line.split()) for line in done.stdout.splitlines()[1:]} == {
+                (name, action) for name in [*NAMES, "manifest.json"]
+            }
+        found = json.loads(child.command_line("bundle", app, "--json").stdout)
+        assert found["directory"] == str(resources)
+        assert {file["action"] for file in found["files"]} == {"kept"}
+
+    def test_a_broken_signature_is_said(self, tmp_path: Path) -> None:
+        app = tmp_path / "My.app"
+        (app / "Contents" / "_CodeSignature").mkdir(parents=True)
+        done = child.command_line("bundle", app)
+        assert done.returncode == 0
+        assert done.stderr == (
+            f"supermachine-kernel: warning: {app}: its signature seals the resources, which changed; sign it again\n"
+        )
+        assert child.command_line("bundle", app).stderr == "", "nothing changed, nothing to sign"
+
+    def test_half_an_app(self, tmp_path: Path) -> None:
+        done = child.command_line("bundle", tmp_path / "My.app")
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1
+        assert "build the app first" in done.stderr
+
+
+class TestOutput:
+    def test_no_colour_off_a_terminal(self) -> None:
+        assert "\x1b" not in child.command_line("verify").stdout
+
+    @pytest.mark.parametrize(
+        ("environment", "coloured"),
+        [
+            ({"TERM": "xterm", "NO_COLOR": ""}, True),
+            ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+            ({"TERM": "dumb", "NO_COLOR": ""}, False),
+        ],
+    )
+    def test_colour_on_a_terminal_but_not_against_the_users_word(
+        self, environment: dict[str, str], coloured: bool
+    ) -> None:
+        import pty
+
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "supermachine_kernel", "verify"],
+            stdout=theirs,
+            cwd="/",
+            env=child.environment_with(None, environment),
+        )
+        os.close(theirs)
+        output = b""
+        with open(ours, "rb", buffering=0) as terminal:
+            try:
+                while chunk := terminal.read(4096):
+                    output += chunk
+            except OSError:  # Linux's end of a terminal
+                pass
+        assert process.wait() == 0
+        assert (b"\x1b[32mkernel" in output) == coloured
+        assert b"kernel" in output
+
+    @pytest.mark.parametrize("command", [["info"], ["info", "--json"], ["verify"], ["doctor"], ["path"]])
+    def test_a_reader_that_goes_away_is_no_traceback(self, command: list[str]) -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        with os.fdopen(writer, "wb") as closed:
+            done = subprocess.run(
+                [sys.executable, "-m", "supermachine_kernel", *command],
+                stdout=closed,
+                stderr=subprocess.PIPE,
+                cwd="/",
+                env=child.environment_with(None, {}),
+                check=False,
+            )
+        assert (done.returncode, done.stderr) == (1, b"")
+
+    def test_main_is_a_function_too(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["path", "kernel"]) == 0
+        assert capsys.readouterr().out == f"{supermachine_kernel.KERNEL.path}\n"
+
+    def test_the_console_script_is_the_same(self, installed: Path) -> None:
+        (script,) = installed.glob("bin/supermachine-kernel")
+        done = subprocess.run(
+            [sys.executable, script, "path"],
+            cwd="/",
+            env=child.environment_with(None, {}),
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout == child.command_line("path").stdout, done.stderr
