@@ -16,6 +16,7 @@ setup(
         "build_py": commands.BuildPy,
         "bdist_wheel": commands.BdistWheel,
         "editable_wheel": commands.EditableWheel,
+        "egg_info": commands.EggInfo,
         "sdist": commands.Sdist,
     },
 )

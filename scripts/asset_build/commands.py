@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import sys
 import tempfile
 from functools import cached_property
@@ -13,6 +14,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import editable_wheel
+from setuptools.command.egg_info import egg_info
 from setuptools.command.sdist import sdist
 
 from supermachine_kernel._assets import SET
@@ -63,6 +65,21 @@ class Build(build):
             self._folder = tempfile.TemporaryDirectory(prefix="supermachine-kernel-build-")
             self.build_base = self._folder.name
         super().finalize_options()
+
+
+class EggInfo(egg_info):
+    """Metadata made anew: beside the build of a wheel, or in the checkout for an sdist, which ships it."""
+
+    def finalize_options(self) -> None:
+        if "bdist_wheel" in self.distribution.commands:
+            base = Path(self.get_finalized_command("build").build_base)
+            base.mkdir(parents=True, exist_ok=True)
+            self.egg_base = str(base)
+        super().finalize_options()
+
+    def run(self) -> None:
+        shutil.rmtree(self.egg_info, ignore_errors=True)  # an older SOURCES.txt would add its files to the sdist
+        super().run()
 
 
 class BuildPy(build_py):

@@ -2,6 +2,9 @@
 
 The version of a wheel depends on its assets, so metadata made without them would be a guess; a frontend that
 wants it builds the wheel. An editable install shares that hook with a wheel and must not need assets.
+
+It is alone in its folder: frontends look there first for whatever a build imports, and take any egg-info there
+for that of the package they ask for, setuptools among them.
 """
 
 from setuptools.build_meta import build_editable, build_sdist, build_wheel
