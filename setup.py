@@ -7,7 +7,7 @@ from setuptools import setup
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from scripts.asset_build import commands  # noqa: E402
+from scripts.asset_build import commands
 
 setup(
     distclass=commands.AssetDistribution,
