@@ -36,9 +36,13 @@ class Cache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def path(self, wanted: LockedFile) -> Path:
+        """Where the entry is, or would be."""
+        return self.folder / wanted.sha256
+
     def find(self, wanted: LockedFile) -> Optional[Path]:
         """The entry, once it is proven; None where there is none, or one that is damaged."""
-        path = self.folder / wanted.sha256
+        path = self.path(wanted)
         try:
             if path.stat().st_size == wanted.size and file_sha256(path) == wanted.sha256:
                 return path
@@ -69,18 +73,18 @@ class Cache:
         return None
 
     @contextlib.contextmanager
-    def entry(self, sha256: str) -> Iterator[BinaryIO]:
+    def entry(self, wanted: LockedFile) -> Iterator[BinaryIO]:
         """A new file, which becomes the entry when the block has ended without an error.
 
         A damaged entry is replaced by it. Raises BuildError when it cannot be written, FileNotFoundError when the
         folder was deleted meanwhile.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self._temporary(sha256)
+        temporary = self._temporary(wanted.sha256)
         try:
             with temporary.open("xb") as file:
                 yield file
-            temporary.replace(self.folder / sha256)
+            temporary.replace(self.path(wanted))
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -90,12 +94,12 @@ class Cache:
                 temporary.unlink()
 
     @contextlib.contextmanager
-    def alone(self, sha256: str, stop: threading.Event, patience: float) -> Iterator[None]:
+    def alone(self, wanted: LockedFile, stop: threading.Event, patience: float) -> Iterator[None]:
         """Let one build at a time make an entry, and the others find it; they wait `patience` seconds at most."""
         deadline = time.monotonic() + patience
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):
-                file = stack.enter_context((self.folder / f"{sha256}.lock").open("w"))
+                file = stack.enter_context(self.path(wanted).with_suffix(".lock").open("w"))
                 while not _locked(file.fileno()) and time.monotonic() < deadline and not stop.wait(0.05):
                     pass
             yield

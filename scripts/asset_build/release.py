@@ -51,8 +51,8 @@ def _fetch_missing(
     location = parse_base(environ.get("SUPERMACHINE_RELEASE_URL"))
     if environ.get("SUPERMACHINE_OFFLINE") == "1" and isinstance(location, str):
         raise NotAtHand(
-            f"{cache.folder} has no sound {', '.join(missing)}, and SUPERMACHINE_OFFLINE=1 keeps the build from "
-            f"{shown(location)}; unset it, or set SUPERMACHINE_RELEASE_URL to a folder with v{VERSION}/, or "
+            f"{cache.folder}: expected {', '.join(missing)}, found no sound file, and SUPERMACHINE_OFFLINE=1 keeps the "
+            f"build from {shown(location)}; unset it, or set SUPERMACHINE_RELEASE_URL to a folder with v{VERSION}/, or "
             "SUPERMACHINE_CACHE_DIR to a filled cache"
         )
     with Progress(sum(asset.packed.size for asset in missing.values())) as progress:
@@ -68,11 +68,13 @@ def _fetch_missing(
 def _into_cache(cache: Cache, base: "Base", name: str, asset: LockedAsset) -> Path:
     """The proven entry, made by this build or, while this one waited, by another."""
     for _ in range(2):
-        with cache.alone(asset.unpacked.sha256, base.stop, base.patience.total):
+        with cache.alone(asset.unpacked, base.stop, base.patience.total):
             found = cache.find(asset.unpacked)
             if found is not None:
                 base.listener.advance(asset.packed.size)
                 return found
+            if cache.path(asset.unpacked).exists():
+                base.listener.note(f"{cache.path(asset.unpacked)}: damaged; fetching it anew")
             with contextlib.suppress(FileNotFoundError):  # the cache was deleted meanwhile
                 return _bring_into_cache(cache, base, name, asset)
     raise BuildError(f"{cache.folder}: expected a cache, found it deleted twice while {name} came; build again")
@@ -85,17 +87,17 @@ def _bring_into_cache(cache: Cache, base: "Base", name: str, asset: LockedAsset)
 
     base.listener.note(f"fetching {base.where(name)} ({asset.packed.size} bytes)")
     with (
-        cache.entry(asset.unpacked.sha256) as file,
+        cache.entry(asset.unpacked) as file,
         Unpacker(file, asset.packed.size, asset.unpacked.size, prove) as unpacker,
     ):
         base.bring(name, unpacker, asset.packed.size)
     base.listener.note(f"fetched {name}: {asset.unpacked.size} bytes, SHA-256 {asset.unpacked.sha256}")
-    return cache.folder / asset.unpacked.sha256
+    return cache.path(asset.unpacked)
 
 
 def _compare(found: LockedFile, locked: LockedFile, when: str) -> None:
     if found.size != locked.size:
-        raise WrongContent(f"{locked.size} bytes{when}", str(found.size))
+        raise WrongContent(f"{locked.size} bytes{when}", f"{found.size} bytes")
     if found.sha256 != locked.sha256:
         raise WrongContent(f"SHA-256 {locked.sha256}{when} (assets.lock.json)", found.sha256)
 
@@ -160,7 +162,7 @@ class Base:
         with file:
             found = os.fstat(file.fileno()).st_size
             if size is not None and found != size:
-                raise WrongContent(f"{size} bytes", str(found))
+                raise WrongContent(f"{size} bytes", f"{found} bytes")
             while chunk := file.read(_CHUNK):
                 sink.write(chunk)
                 self.listener.advance(len(chunk))

@@ -34,14 +34,17 @@ _NETWORK_CURE = (
     "check the network and the proxy (HTTPS_PROXY), name a mirror or a folder with SUPERMACHINE_RELEASE_URL, "
     "or build from the tree"
 )
+_TROUBLE_CURE = "build again later, name a mirror or a folder with SUPERMACHINE_RELEASE_URL, or build from the tree"
+_RATE_CURE = "the host refuses, or its rate limit is reached: set GITHUB_TOKEN, wait, or use a mirror"
 _OTHER_FILE_CURE = "it is another file, or was changed on its way: check the mirror or proxy in between"
 _REDIRECT_CURE = "mend the mirror or proxy, or name another with SUPERMACHINE_RELEASE_URL"
 _STATUS_CURES = {
     401: "the host wants credentials, or refuses GITHUB_TOKEN: set it anew, or unset it",
-    403: "the host refuses, or its rate limit is reached: set GITHUB_TOKEN, wait, or use a mirror",
+    403: _RATE_CURE,
     404: "is this version released there? SUPERMACHINE_RELEASE_URL names the folder above v<version>/",
     407: "the proxy wants credentials: put them into HTTPS_PROXY",
     410: "the release was withdrawn: take another version, or a mirror",
+    429: _RATE_CURE,
 }
 
 
@@ -133,6 +136,11 @@ class ReleaseHost:
         return _Token(self._token) if self._token and not has_password else None
 
 
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None: requests would read the body of a redirect and parse its target even when told not to follow it."""
+
+
 class _Nothing(AuthBase):
     """No credentials: requests would ask netrc, whose `default` entry goes to any host."""
 
@@ -152,10 +160,11 @@ class _Token(AuthBase):
 class _Broken(Exception):
     """A try ended in a way that another may mend; `wait` is what the host asked for, in seconds."""
 
-    def __init__(self, found: str, wait: Optional[float] = None) -> None:
+    def __init__(self, found: str, wait: Optional[float] = None, cure: str = _NETWORK_CURE) -> None:
         super().__init__(found)
         self.found = found
         self.wait = wait
+        self.cure = cure
 
 
 def download(host: ReleaseHost, url: str, sink: Sink, size: Optional[int], listener: Listener) -> None:
@@ -201,7 +210,7 @@ class _Download:
 
     def _try(self) -> None:
         self.tries += 1
-        with requests.Session() as session:
+        with _Session() as session:
             try:
                 response = self.host.open(session, self.url, self._headers())
             except _NETWORK_ERRORS as error:
@@ -263,7 +272,7 @@ class _Download:
             if self.host.stop.is_set():
                 raise BuildError(f"{shown(self.url)}: stopped")
             if time.monotonic() > self.deadline:
-                raise _Broken("too slow")
+                raise _Broken(f"{self.received} by the end of {self.patience.total:g} s")
         if self.size is not None and self.received < self.size:
             raise _Broken(f"an end after {self.received} bytes")
 
@@ -290,9 +299,10 @@ class _Download:
         status = response.status_code
         found = f"{status} {response.reason or ''}".strip()
         wait = parse_retry_after(response.headers.get("Retry-After"))
+        cure = _STATUS_CURES.get(status, _TROUBLE_CURE)
         if status in _RETRY_STATUS or status >= 500 or (status == 403 and wait is not None):
-            return _Broken(found, wait)
-        return _refused(self.url, "200", found, _STATUS_CURES.get(status, _NETWORK_CURE))
+            return _Broken(found, wait, cure)
+        return _refused(self.url, "200", found, cure)
 
     def _failure(self, error: Exception) -> Exception:
         """What `error` is to us: requests and urllib3 wrap the system's message in several of their own."""
@@ -302,7 +312,9 @@ class _Download:
         for cause in chain:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 cure = "name the authority's certificate with REQUESTS_CA_BUNDLE if it is yours"
-                return _refused(self.url, "a certificate that fits", cause.verify_message or str(cause), cure)
+                return _refused(
+                    self.url, "a certificate that fits", (cause.verify_message or str(cause)).rstrip("."), cure
+                )
         for cause in chain:
             if isinstance(cause, requests.ConnectTimeout):
                 return _Broken(f"no connection within {self.patience.connect:g} s")
@@ -331,7 +343,7 @@ class _Download:
         if fruitless >= self.patience.tries or time.monotonic() + wait > self.deadline:
             tries = "try" if self.tries == 1 else "tries"
             found = f"{broken.found} ({self.tries} {tries} in {time.monotonic() - began:.0f} s)"
-            raise _refused(self.url, self._expected(), found, _NETWORK_CURE) from broken
+            raise _refused(self.url, self._expected(), found, broken.cure) from broken
 
     def _expected(self) -> str:
         return "the file" if self.size is None else f"{self.size} bytes"

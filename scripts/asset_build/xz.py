@@ -11,7 +11,7 @@ from .lock import LockedAsset, LockedFile
 # The .xz file format, 2.1.1.1: Header Magic Bytes.
 _MAGIC = b"\xfd7zXZ\0"
 # Stated in full: a preset's meaning may change. The dictionary is what unpacking takes in memory.
-_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 8 << 20}]
+_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 8 << 20}]
 # Enough for every preset of xz (-9 takes 65 MiB), and no more for a header that asks for 4 GiB.
 _MEMORY = 96 << 20
 _PIECE = 1 << 20
@@ -64,7 +64,11 @@ class Unpacker:
             raise WrongContent(f"{self._packed_limit} bytes", "more")
         try:
             self._unpack(packed)
-        except (lzma.LZMAError, MemoryError) as error:
+        except lzma.LZMAError as error:
+            if "Memory" in str(error):
+                raise WrongContent(
+                    f"xz data that unpack in {_MEMORY} bytes of memory", "some that want more"
+                ) from error
             raise WrongContent("sound xz data", f"damage before byte {self._packed.size} ({error})") from error
 
     def finish(self) -> None:
