@@ -279,8 +279,11 @@ def directory() -> str:
 
 
 def in_archive() -> bool:
-    """No real folder around the package, and a loader that reads from inside an archive."""
-    return not os.path.isdir(os.path.dirname(_DIRECTORY)) and hasattr(globals()["__spec__"].loader, "get_data")
+    """Whether the package lies inside a file: what is there of the way to its folder ends at one."""
+    path = os.path.dirname(_DIRECTORY)
+    while not os.path.exists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    return os.path.isfile(path)
 
 
 def _cure() -> str:
