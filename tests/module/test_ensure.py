@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import signal
 import socket
 import stat
 import subprocess
@@ -288,6 +289,31 @@ print([os.waitpid(child, 0)[1] for child in children].count(0))
         done = child.python(program, tmp_path / "a" / "set")
         assert done.stdout.strip() == "64", done.stderr
         assert_whole(tmp_path / "a" / "set")
+
+    def test_a_writer_that_sleeps_for_hours_while_another_completes_and_sweeps(self, tmp_path: Path) -> None:
+        """A laptop that is closed in the middle of the first start, and opened to the second."""
+        program = "import sys, supermachine_kernel; supermachine_kernel.ensure_assets(sys.argv[1])"
+        for attempt in range(50):
+            folder = tmp_path / str(attempt)
+            writer = subprocess.Popen([sys.executable, "-c", program, folder], cwd=tmp_path)
+            try:
+                while writer.poll() is None and not list(folder.glob(".supermachine-*.tmp")):
+                    pass
+                writer.send_signal(signal.SIGSTOP)
+                if writer.poll() is None:
+                    os.waitpid(writer.pid, os.WUNTRACED)
+                temporaries = list(folder.glob(".supermachine-*.tmp"))
+                for temporary in temporaries:
+                    os.utime(temporary, (0, 0))
+                ensure_assets(folder)
+                swept = not any(temporary.exists() for temporary in temporaries)
+            finally:
+                writer.send_signal(signal.SIGCONT)
+            assert writer.wait() == 0
+            assert_whole(folder)
+            if temporaries and swept:
+                return
+        pytest.fail("never stopped in the middle of a file")
 
 
 KILLER = """\
