@@ -6,7 +6,6 @@ scripts/test.py prepares it and names it in the environment; pytest alone prepar
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -72,11 +71,6 @@ def built_set() -> Path:
 @pytest.fixture
 def copy_of_checkout(tmp_path: Path) -> Path:
     """A fresh copy of the files git knows, as they are in the working tree, to build from and to change."""
-    copy = tmp_path / "checkout"
-    listed = ["git", "-C", str(PROJECT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split("\0")
-    for name in filter(None, names):
-        if (PROJECT / name).is_file():  # deleted in the working tree, still in the index
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(PROJECT / name, copy / name)
-    return copy
+    from tests.support import checkout  # on the path since pytest_configure
+
+    return checkout.copy(PROJECT, tmp_path / "checkout")
