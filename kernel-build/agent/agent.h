@@ -63,6 +63,7 @@ struct outcome {
 uint32_t get_u32(const uint8_t *from);
 void put_u32(uint8_t *to, uint32_t value);
 bool channel_receive(struct channel *channel);	/* false: ended, or not valid */
+bool channel_valid(const struct channel *channel);
 bool channel_next(const struct channel *channel, struct frame *frame);
 void channel_drop(struct channel *channel, const struct frame *frame);
 bool channel_idle(const struct channel *channel);	/* nothing is left to send */

@@ -32,7 +32,12 @@ bool channel_receive(struct channel *channel)
 	if (!got)
 		return false;
 	channel->in_size += got;
-	/* A frame within the limit always fits, so what is too long shows in its header. */
+	return channel_valid(channel);
+}
+
+/* A frame within the limit always fits, so what is too long shows in its header. */
+bool channel_valid(const struct channel *channel)
+{
 	return channel->in_size < FRAME_HEADER || get_u32(channel->in) <= FRAME_LIMIT;
 }
 

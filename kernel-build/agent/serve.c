@@ -185,7 +185,7 @@ static bool take_frames(struct job *job)
 		}
 		channel_drop(&channel, &frame);
 	}
-	return true;
+	return channel_valid(&channel);
 }
 
 /* Until the command has ended and all its output is sent. False: the caller is gone or not valid. */
@@ -193,7 +193,8 @@ static bool run(struct job *job, int signals)
 {
 	struct frame frame;
 
-	for (;;) {
+	/* Frames may have come with the first one. */
+	while (take_frames(job)) {
 		bool waiting = channel_next(&channel, &frame), idle = channel_idle(&channel);
 		struct pollfd files[] = {
 			{ channel.fd, (waiting ? 0 : POLLIN) | (idle ? 0 : POLLOUT), 0 },
@@ -214,8 +215,6 @@ static bool run(struct job *job, int signals)
 			return false;
 		if (waiting && files[0].revents & (POLLHUP | POLLERR))
 			return false;
-		if (!take_frames(job))
-			return false;
 		if (files[2].revents || job->ended)
 			pass_output(job, &job->out, &job->out_left, FRAME_STDOUT);
 		if (files[3].revents || job->ended)
@@ -225,6 +224,7 @@ static bool run(struct job *job, int signals)
 		if (job->ended && job->out < 0 && job->err < 0 && channel_idle(&channel))
 			return true;
 	}
+	return false;
 }
 
 /* ---- one connection ---- */

@@ -1,0 +1,23 @@
+#!/bin/sh
+# The entrypoint of test_entrypoint: says what it finds, leaves orphans, ends by a signal that PID 1 hands on.
+for word; do echo "arg: $word"; done
+echo "cwd: $(pwd)"
+echo "env: $GREETING|$PATH|$HOME|$(hostname)"
+echo "two lines: $TWO_LINES"
+for folder in /dev/pts /dev/shm /proc /sys /sys/fs/cgroup; do
+    grep -q " $folder " /proc/mounts && echo "mount: $folder"
+done
+ls /dev/ptmx > /dev/null && echo ptmx
+echo fd > /dev/fd/1
+echo stderr > /dev/stderr
+echo "lo: $(cat /sys/class/net/lo/flags)"
+touch /bin/new && echo written
+ls /smpark.ko /container /init 2> /dev/null
+echo "pid: $$"
+echo "umask: $(umask) $(supermachine-agent exec sh -c umask)"
+(sleep 0.01 & sleep 0.02 &)
+sleep 0.3
+echo "zombies: $(grep -l '^State:.Z' /proc/[0-9]*/status | wc -l)"
+trap 'echo trapped; exit 7' TERM
+kill -TERM 1
+while :; do sleep 0.05; done

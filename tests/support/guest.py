@@ -1,0 +1,161 @@
+"""A guest to test in: Debian's arm64 busybox in a container, booted with the configuration a test wants."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from scripts import environment
+from scripts.guest import qemu
+from scripts.guest.initramfs import Initramfs
+
+SOURCES = Path(__file__).resolve().parents[1] / "guest"
+LIMIT = 90.0
+"""Seconds a boot may take; far more than it does, for a machine that does many things at once."""
+
+APPLETS = (
+    "cat",
+    "echo",
+    "env",
+    "grep",
+    "head",
+    "hexdump",
+    "hostname",
+    "id",
+    "ls",
+    "ps",
+    "pwd",
+    "seq",
+    "sh",
+    "sleep",
+    "sort",
+)
+APPLETS += ("su", "touch", "true", "wc", "yes")
+PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n"
+GROUP = "root:x:0:\napp:x:1000:\nstaff:x:50:app\nvideo:x:44:app\n"
+
+
+class Container:
+    """The files of an image: for a folder of the initramfs, or for a folder to make a file system from."""
+
+    def __init__(self) -> None:
+        self.files = {"bin/busybox": (busybox().read_bytes(), 0o4755)}  # su is busybox too
+        self.links = {f"bin/{applet}": "busybox" for applet in APPLETS}
+        self.file("etc/passwd", PASSWD)
+        self.file("etc/group", GROUP)
+
+    def file(self, name: str, data: bytes | str, mode: int = 0o644) -> None:
+        self.files[name] = (data.encode() if isinstance(data, str) else data, mode)
+
+    def into_initramfs(self, initramfs: Initramfs, folder: str) -> None:
+        for name, (data, mode) in self.files.items():
+            initramfs.file(f"{folder}/{name}", data, mode)
+        for name, target in self.links.items():
+            initramfs.link(f"{folder}/{name}", target)
+
+    def into_folder(self, folder: Path) -> None:
+        for name, (data, mode) in self.files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            path.chmod(mode)
+        for name, target in self.links.items():
+            (folder / name).symlink_to(target)
+
+
+def boot(
+    assets: Path,
+    scratch: Path,
+    config: str | None,
+    container: Container | None = None,
+    *,
+    cpus: int = 2,
+    without: Sequence[str] = (),
+    instead: Mapping[str, bytes] | None = None,
+    extra: Sequence[str] = (),
+) -> qemu.Boot:
+    """Boot `assets` with this init-oci.conf (None: without one) and the container in the folder /container.
+
+    `without` names assets to leave out, `instead` gives others in place of them, `extra` are arguments for QEMU.
+    """
+    environment.install_system_tools({qemu.PROGRAM: qemu.PACKAGE})
+    initramfs = Initramfs()
+    for name, place, mode in (
+        ("init-oci", "init", 0o755),
+        ("smpark.ko", "smpark.ko", 0o644),
+        ("supermachine-agent", "supermachine-agent", 0o755),
+    ):
+        if name not in without:
+            initramfs.file(place, (instead or {}).get(name, (assets / name).read_bytes()), mode)
+    if config is not None:
+        initramfs.file("init-oci.conf", config.encode())
+    if container is not None:
+        container.into_initramfs(initramfs, "container")
+    path = scratch / "initramfs.cpio.gz"
+    path.write_bytes(initramfs.pack())
+    return qemu.boot(assets / "kernel", path, cpus=cpus, limit=LIMIT, extra=extra)
+
+
+def ended_well(seen: qemu.Boot) -> bool:
+    """Whether the guest powered off by itself: no hang, no panic."""
+    return seen.status == 0 and "reboot: Power down" in seen.text and "Kernel panic" not in seen.text
+
+
+def said(seen: qemu.Boot, prefix: str) -> list[str]:
+    """The lines that begin with `prefix`, without it."""
+    return [line.text[len(prefix) :] for line in seen.lines if line.text.startswith(prefix)]
+
+
+def busybox() -> Path:
+    """Debian's static busybox for arm64, fetched by apt once into the user's cache.
+
+    Apt gets a state of its own, so that the machine needs no foreign architecture.
+    """
+    kept = environment.cache_home() / "test" / "busybox-arm64"
+    with _locked(kept.with_suffix(".lock")):
+        if not kept.exists():
+            with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+                _fetch_busybox(Path(scratch)).rename(kept)
+    return kept
+
+
+def compile_guest_program(source: str, scratch: Path) -> bytes:
+    """A static arm64 program from tests/guest/`source`."""
+    environment.install_system_tools({"aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu"})
+    if not Path("/usr/aarch64-linux-gnu/lib/libc.a").exists():
+        environment.apt_install(["libc6-dev-arm64-cross"])
+    program = scratch / "program"
+    gcc = ["aarch64-linux-gnu-gcc", "-std=gnu11", "-Os", "-Wall", "-Wextra", "-Werror", "-static", "-s"]
+    subprocess.run([*gcc, str(SOURCES / source), "-o", str(program)], check=True)
+    return program.read_bytes()
+
+
+def _fetch_busybox(scratch: Path) -> Path:
+    (scratch / "state" / "lists" / "partial").mkdir(parents=True)
+    (scratch / "cache" / "archives" / "partial").mkdir(parents=True)
+    (scratch / "status").touch()
+    options = [f"Dir::State={scratch}/state", f"Dir::State::status={scratch}/status", f"Dir::Cache={scratch}/cache"]
+    options += ["APT::Architecture=arm64", "APT::Architectures::=arm64", "APT::Sandbox::User=root"]
+    apt = ["apt-get", "-qq", *(word for option in options for word in ("-o", option))]
+    for command in (["update"], ["download", "busybox-static:arm64"]):
+        subprocess.run([*apt, *command], cwd=scratch, check=True, stdout=subprocess.DEVNULL)
+    (package,) = scratch.glob("busybox-static_*.deb")
+    subprocess.run(["dpkg-deb", "-x", str(package), str(scratch / "root")], check=True)
+    program = next(
+        p for p in (scratch / "root" / "bin" / "busybox", scratch / "root" / "usr/bin/busybox") if p.exists()
+    )
+    program.chmod(stat.S_IRWXU)
+    return program
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
