@@ -1,0 +1,169 @@
+"""scripts/boot.py as its users run it: the finished wheel passes, and what is broken fails at its own stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.boot import STAGES
+
+BOOT = Path(__file__).resolve().parents[1] / "scripts" / "boot.py"
+
+
+def run(*arguments: object, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **({"PATH": str(path)} if path else {})}
+    command = [sys.executable, str(BOOT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.fixture
+def broken(built_set: Path, tmp_path: Path) -> Path:
+    """A copy of the four files, for a test to break one."""
+    folder = tmp_path / "assets"
+    folder.mkdir()
+    for asset in ("init-oci", "kernel", "smpark.ko", "supermachine-agent"):
+        shutil.copy(built_set / asset, folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_wheel_passes(wheel: Path) -> None:
+    done = run(wheel, "--json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["result"], report["failure"]) == (0, "PASS", None), done.stdout
+    assert [stage["name"] for stage in report["stages"]] == [stage.name for stage in STAGES]
+    times = [stage["ms"] for stage in report["stages"]]
+    assert times == sorted(times)
+    assert times[0] > 0
+    assert times[-1] <= report["ms"]
+    lines = {stage["name"]: stage["line"] for stage in report["stages"]}
+    assert lines["PARK and UNPARK"] == "selftest: smpark: ok: parked and released 3 of 4 CPUs"
+
+
+@pytest.mark.slow
+def test_folder_passes_on_one_cpu(built_set: Path) -> None:
+    done = run(built_set, "--cpus", 1, "--verbose")
+    assert done.returncode == 0, done.stdout
+    *stages, result = done.stdout.splitlines()
+    assert re.fullmatch(rf"PASS: {len(STAGES)} stages in \d+ ms", result)
+    assert [re.split(r" ms  ", line)[1].startswith(stage.name) for line, stage in zip(stages, STAGES)] == [True] * 10
+    assert "parked and released 0 of 1 CPUs" in done.stdout
+    assert re.search(r"^ *\d+ ms  init-oci: guest contract 1$", done.stderr, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_truncated_module(broken: Path) -> None:
+    module = broken / "smpark.ko"
+    module.write_bytes(module.read_bytes()[:4096])
+    assert_fails_at(run(broken), "smpark.ko", "QEMU ended with 0")
+
+
+@pytest.mark.slow
+def test_program_that_is_none(broken: Path) -> None:
+    shutil.copy(broken / "smpark.ko", broken / "init-oci")
+    done = run(broken)
+    assert_fails_at(done, "init-oci", "QEMU ended with 0")
+    assert "No working init found" in done.stdout
+
+
+@pytest.mark.slow
+def test_agent_that_is_none(broken: Path) -> None:
+    shutil.copy(broken / "smpark.ko", broken / "supermachine-agent")
+    done = run(broken)
+    assert_fails_at(done, "entrypoint", "QEMU ended with 0")
+    assert "init-oci: warning: /supermachine-agent: Exec format error" in done.stdout
+
+
+@pytest.mark.slow
+def test_hang(broken: Path) -> None:
+    shutil.copy(broken / "supermachine-agent", broken / "init-oci")  # as PID 1 it serves for ever
+    done = run(broken, "--timeout", 10)
+    assert_fails_at(done, "init-oci", "the time limit of 10 s ended the boot")
+    assert "supermachine-agent: listening on vsock port 777" in done.stdout
+    assert not still_running(broken)
+
+
+@pytest.mark.slow
+def test_kernel_that_is_none(broken: Path) -> None:
+    (broken / "kernel").write_bytes(bytes(range(256)) * 4096)
+    done = run(broken, "--timeout", 3)
+    assert_fails_at(done, "kernel", "the time limit of 3 s ended the boot")
+    assert done.stdout.splitlines()[-1] == "the console said nothing"
+    assert not still_running(broken)
+
+
+@pytest.mark.slow
+def test_kernel_that_qemu_refuses(broken: Path) -> None:
+    os.truncate(broken / "kernel", 1 << 30)  # more than the guest's memory
+    done = run(broken)
+    assert_fails_at(done, "kernel", "QEMU ended with 1")
+    assert "could not load kernel" in done.stdout.splitlines()[-1]
+
+
+def assert_fails_at(done: subprocess.CompletedProcess[str], stage: str, ending: str) -> None:
+    assert (done.returncode, done.stderr) == (1, ""), done.stderr
+    (failure,) = (line for line in done.stdout.splitlines() if line.startswith("FAIL: "))
+    assert failure.startswith(f"FAIL: {stage}: expected a console line like ")
+    assert ending in failure
+
+
+def still_running(folder: Path) -> bool:
+    return any(
+        str(folder).encode() in path.read_bytes() and b"qemu" in path.read_bytes()
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+    )
+
+
+def test_incomplete_folder(tmp_path: Path) -> None:
+    (tmp_path / "kernel").touch()
+    done = run(tmp_path)
+    expected = (
+        f"boot.py: {tmp_path}: expected init-oci, kernel, smpark.ko, supermachine-agent,"
+        " found no init-oci, smpark.ko, supermachine-agent; build the set first\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)
+
+
+def test_wheel_that_is_none(tmp_path: Path) -> None:
+    wheel = tmp_path / "supermachine_kernel-0.7.62-py3-none-macosx_11_0_arm64.whl"
+    wheel.write_bytes(b"no wheel")
+    done = run(wheel)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"boot.py: {wheel}: -m pip install ended with 1: ERROR: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: WHEEL_OR_DIR"),
+        (["/no/such.whl"], "/no/such.whl: expected a wheel or a folder with the four assets"),
+        ([__file__], f"{__file__}: expected a wheel or a folder with the four assets"),
+        ([".", "--cpus", "9"], "9: expected a number from 1 to 8"),
+        ([".", "--timeout", "0"], "0: expected a number of seconds above 0"),
+    ],
+)
+def test_usage(arguments: list[str], message: str) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.rstrip().endswith(message)
+
+
+def test_help() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for word in ("WHEEL_OR_DIR", "--timeout", "--cpus", "--json", "PASS", "examples:"):
+        assert word in done.stdout
+
+
+def test_without_qemu(tmp_path: Path) -> None:
+    done = run(tmp_path, path=tmp_path)  # a PATH without QEMU, and without the apt-get that would install it
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("boot.py: expected qemu-system-arm to be installed")
