@@ -75,8 +75,8 @@ def test_manifest_speaks_of_these_files() -> None:
 def test_missing_asset_is_named_with_a_cure(asset: Asset, damaged: Path) -> None:
     path = damaged / "supermachine_kernel" / "assets" / asset.name
     path.unlink()
-    for use in ("path", "read_bytes()", "view()", "verify()", "extract_to('never')"):
-        message = child.error_of(f"supermachine_kernel.{asset.prefix}.{use}", site=damaged)
+    uses = ("path", "read_bytes()", "view()", "verify()", "extract_to('never')")
+    for message in child.errors_of([f"supermachine_kernel.{asset.prefix}.{use}" for use in uses], site=damaged):
         assert message.startswith(f"AssetMissingError: {path}: expected a file of {asset.size} bytes, found nothing; ")
         assert "pip install --force-reinstall supermachine-kernel" in message
     message = child.error_of("supermachine_kernel.assets_dir()", site=damaged)
@@ -87,8 +87,8 @@ def test_missing_asset_is_named_with_a_cure(asset: Asset, damaged: Path) -> None
 def test_asset_of_another_size_is_never_a_short_read(asset: Asset, damaged: Path) -> None:
     path = damaged / "supermachine_kernel" / "assets" / asset.name
     os.truncate(path, asset.size - 1)
-    for use in ("path", "read_bytes()", "view()", "verify()", "extract_to('never')"):
-        message = child.error_of(f"supermachine_kernel.{asset.prefix}.{use}", site=damaged)
+    uses = ("path", "read_bytes()", "view()", "verify()", "extract_to('never')")
+    for message in child.errors_of([f"supermachine_kernel.{asset.prefix}.{use}" for use in uses], site=damaged):
         assert message.startswith(f"AssetError: {path}: expected {asset.size} bytes, found {asset.size - 1}; ")
         assert "pip install --force-reinstall supermachine-kernel" in message
 
@@ -116,8 +116,8 @@ def test_a_folder_in_the_place_of_an_asset_is_an_asset_error(damaged: Path) -> N
     path = damaged / "supermachine_kernel" / "assets" / "kernel"
     path.unlink()
     path.mkdir()
-    for use in ("read_bytes()", "view()", "extract_to('never')"):
-        message = child.error_of(f"supermachine_kernel.KERNEL.{use}", site=damaged)
+    uses = ("read_bytes()", "view()", "extract_to('never')")
+    for message in child.errors_of([f"supermachine_kernel.KERNEL.{use}" for use in uses], site=damaged):
         assert message.startswith(f"AssetError: {path}: expected a file of ")
 
 

@@ -118,8 +118,8 @@ def test_without_a_manifest_it_imports_and_says_what_to_do(damaged: Path) -> Non
     done = child.python("import supermachine_kernel; print(supermachine_kernel.__version__)", site=damaged)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == supermachine_kernel.__version__.partition("+")[0]
-    for use in ("KERNEL_LEN", "KERNEL_BYTES", "MANIFEST", "KERNEL.path", "ensure_assets('never')", "verify()"):
-        message = child.error_of(f"supermachine_kernel.{use}", site=damaged)
+    uses = ("KERNEL_LEN", "KERNEL_BYTES", "MANIFEST", "KERNEL.path", "ensure_assets('never')", "verify()")
+    for message in child.errors_of([f"supermachine_kernel.{use}" for use in uses], site=damaged):
         assert message.startswith(f"AssetMissingError: {damaged / 'supermachine_kernel' / 'assets'}: expected ")
         assert "found none; " in message
         assert "build.sh" in message

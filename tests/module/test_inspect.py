@@ -23,7 +23,7 @@ INSPECTORS: dict[str, Inspector] = {
 }
 each_inspector = pytest.mark.parametrize("inspect", INSPECTORS.values(), ids=INSPECTORS)
 
-quickly = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+quickly = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 
 # The first bytes decide most of an inspection, so begin with what each format begins with.
 PROGRAM = INIT_OCI.read_bytes()

@@ -22,15 +22,19 @@ COMMANDS = ["info", "path", "extract", "verify", "bundle", "doctor"]
 
 class TestHelp:
     @pytest.mark.parametrize("command", ["", *COMMANDS])
-    def test_help_has_examples_and_fits_80_columns(self, command: str) -> None:
-        done = child.command_line(*command.split(), "--help", COLUMNS="80")
-        assert done.returncode == 0
-        assert "examples:\n  supermachine-kernel " in done.stdout
-        assert done.stdout.startswith(f"usage: supermachine-kernel {command}".rstrip())
-        assert max(map(len, done.stdout.splitlines())) <= 80
+    def test_help_has_examples_and_fits_80_columns(
+        self, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        status, output, _ = call([*command.split(), "--help"], capsys)
+        assert status == 0
+        assert "examples:\n  supermachine-kernel " in output
+        assert output.startswith(f"usage: supermachine-kernel {command}".rstrip())
+        assert max(map(len, output.splitlines())) <= 80
 
     def test_every_command_is_in_the_help(self) -> None:
-        assert all(f"    {command} " in child.command_line("--help").stdout for command in COMMANDS)
+        text = child.command_line("--help").stdout
+        assert all(f"    {command} " in text for command in COMMANDS)
 
     def test_version(self) -> None:
         assert child.command_line("--version").stdout == f"supermachine-kernel {supermachine_kernel.__version__}\n"
@@ -48,12 +52,24 @@ class TestHelp:
             (["info", "--yaml"], "error: unrecognized arguments: --yaml"),
         ],
     )
-    def test_usage_errors_are_2(self, arguments: list[str], message: str) -> None:
-        done = child.command_line(*arguments)
-        assert done.returncode == 2
-        assert done.stdout == ""
-        assert done.stderr.startswith("usage: supermachine-kernel ")
-        assert message in done.stderr.splitlines()[-1]
+    def test_usage_errors_are_2(self, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+        status, output, errors = call(arguments, capsys)
+        assert (status, output) == (2, "")
+        assert errors.startswith("usage: supermachine-kernel ")
+        assert message in errors.splitlines()[-1]
+
+    def test_usage_is_the_exit_status_too(self) -> None:
+        assert child.command_line("frobnicate").returncode == 2
+
+
+def call(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[object, str, str]:
+    """`main` in this process: its status, or that of the SystemExit of argparse, and what it printed."""
+    try:
+        status: object = main(arguments)
+    except SystemExit as ended:
+        status = ended.code
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
 
 
 class TestInfo:
@@ -85,11 +101,11 @@ class TestInfo:
 
 
 class TestPath:
-    def test_of_the_folder_and_of_each_asset(self, installed: Path) -> None:
+    def test_of_the_folder_and_of_each_asset(self, installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
         folder = installed / "supermachine_kernel" / "assets"
         assert child.command_line("path").stdout == f"{folder}\n"
         for name in NAMES:
-            assert child.command_line("path", name).stdout == f"{folder / name}\n"
+            assert call(["path", name], capsys) == (0, f"{folder / name}\n", "")
         assert json.loads(child.command_line("path", "kernel", "--json").stdout) == {
             "format": 1,
             "command": "path",
@@ -293,10 +309,6 @@ class TestOutput:
                 check=False,
             )
         assert (done.returncode, done.stderr) == (1, b"")
-
-    def test_main_is_a_function_too(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["path", "kernel"]) == 0
-        assert capsys.readouterr().out == f"{supermachine_kernel.KERNEL.path}\n"
 
     def test_the_console_script_is_the_same(self, installed: Path) -> None:
         (script,) = installed.glob("bin/supermachine-kernel")

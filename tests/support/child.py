@@ -24,20 +24,27 @@ def command_line(*arguments: object, site: Path | None = None, **environment: st
 
 def error_of(code: str, *arguments: object, site: Path | None = None, **environment: str) -> str:
     """The module's own error that `code` ends in, as `Type: message`; anything else that it does is a failure."""
-    indented = "\n".join(f"    {line}" for line in code.splitlines())
+    (message,) = errors_of([code], *arguments, site=site, **environment)
+    return message
+
+
+def errors_of(codes: list[str], *arguments: object, site: Path | None = None, **environment: str) -> list[str]:
+    """The error of each of `codes`, all run in one process."""
     program = f"""\
 import supermachine_kernel, sys
-try:
-{indented}
-except supermachine_kernel.SupermachineKernelError as error:
-    print(type(error).__name__ + ":", error)
-else:
-    sys.exit("no error")
+for code in {codes!r}:
+    try:
+        exec(code)
+    except supermachine_kernel.SupermachineKernelError as error:
+        print(type(error).__name__ + ":", error)
+    else:
+        sys.exit("no error: " + code)
 """
     done = python(program, *arguments, site=site, **environment)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 1, f"not one line: {done.stdout}"
-    return done.stdout.strip()
+    messages = done.stdout.splitlines()
+    assert len(messages) == len(codes), f"not one line each: {done.stdout}"
+    return messages
 
 
 def copy_of(installed: Path, folder: Path) -> Path:
