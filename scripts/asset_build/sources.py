@@ -47,7 +47,7 @@ def resolve(project: Path, environ: Mapping[str, str], *, local_only: bool = Fal
 
 def nothing_found(project: Path, environ: Mapping[str, str], release: str) -> str:
     """The message of a build that has no source: each that was tried, in order, and what to do for it."""
-    trees = ", ".join(str(tree) for tree in _tree_candidates(project, environ)) or "none wanted (set empty)"
+    trees = ", ".join(str(tree) for tree in tree_candidates(project, environ)) or "none wanted (set empty)"
     return "\n".join(
         (
             f"no asset set for {SET} found; tried, in this order:",
@@ -83,7 +83,7 @@ def _override(environ: Mapping[str, str]) -> Optional[Source]:
 
 
 def _tree(project: Path, environ: Mapping[str, str]) -> Optional[Source]:
-    for tree in _tree_candidates(project, environ):
+    for tree in tree_candidates(project, environ):
         folder = tree / "out" / SET
         if folder.is_dir():
             cure = (
@@ -99,7 +99,7 @@ def _tree(project: Path, environ: Mapping[str, str]) -> Optional[Source]:
     return None
 
 
-def _tree_candidates(project: Path, environ: Mapping[str, str]) -> list[Path]:
+def tree_candidates(project: Path, environ: Mapping[str, str]) -> list[Path]:
     chosen = environ.get("SUPERMACHINE_KERNEL_BUILD")
     if chosen is None:
         return [project / "kernel-build", project.parent / "kernel-build"]

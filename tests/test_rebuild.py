@@ -1,0 +1,191 @@
+"""A wheel is rebuilt from the checkout, and what differs is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts import rebuild
+from scripts.asset_build.archive import write_wheel
+
+
+def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, rebuild.__file__, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+
+
+def copied(wheel: Path, folder: Path, change: Callable[[zipfile.ZipInfo, bytes], bytes | None]) -> Path:
+    """The wheel again, each entry and its content through `change`; None leaves it out."""
+    path = folder / wheel.name
+    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(path, "w") as new:
+        for entry in old.infolist():
+            content = change(entry, old.read(entry))
+            if content is not None:
+                new.writestr(entry, content)
+    return path
+
+
+def differences(wheel: Path, rebuilt: Path) -> list[tuple[str, str]]:
+    return [(difference.name.rpartition("/")[2], difference.what) for difference in rebuild.compare(wheel, rebuilt)]
+
+
+def test_the_real_wheel_is_rebuilt_identically(wheel: Path) -> None:
+    """With the tree's own record, and whatever the caller's environment would have built otherwise."""
+    done = run(wheel, "--json", SUPERMACHINE_INIT_OCI_PATH="/nonexistent", PYTHONHASHSEED="7", TZ="Asia/Tokyo")
+    report = json.loads(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert report["identical"] and report["differences"] == []
+    assert report["sha256"] == report["rebuilt_sha256"]
+
+
+def test_without_the_record_the_bill_of_materials_differs(wheel: Path, tmp_path: Path) -> None:
+    """No tree: nothing says what the assets were built from, and the rebuilt wheel says so."""
+    done = run(wheel, SUPERMACHINE_KERNEL_BUILD="")
+    assert done.returncode == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.partition(".dist-info/")[2] for line in lines if line.endswith(" differs")] == [
+        "sboms/supermachine-kernel.cdx.json: content differs",
+        "RECORD: content differs",
+    ]
+    assert any(line.strip() == '+        "name": "unknown"' for line in lines)
+    assert lines[-1] == f"not identical: {wheel}, 2 differences"
+
+
+def test_a_changed_asset_makes_another_wheel(wheel: Path, tmp_path: Path) -> None:
+    def change(entry: zipfile.ZipInfo, content: bytes) -> bytes:
+        return content + b"\0" if entry.filename.endswith("assets/init-oci") else content
+
+    done = run(copied(wheel, tmp_path, change), "--json")
+    assert done.returncode == 1
+    found = {difference["what"] for difference in json.loads(done.stdout)["differences"]}
+    assert "the file name" in found, "the set digest is in the version"
+
+
+def test_assets_that_prove_to_be_none_make_no_wheel(wheel: Path, tmp_path: Path) -> None:
+    def change(entry: zipfile.ZipInfo, content: bytes) -> bytes:
+        return b"#!/bin/sh\n" * 1000 if entry.filename.endswith("assets/init-oci") else content
+
+    done = run(copied(wheel, tmp_path, change))
+    assert done.returncode == 1 and done.stdout == ""
+    assert "its assets do not make a wheel" in done.stderr and "expected a static" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def set_mode(entry: zipfile.ZipInfo, content: bytes) -> bytes:
+    if entry.filename.endswith("init-oci"):
+        entry.external_attr = 0o100644 << 16
+    return content
+
+
+def set_date(entry: zipfile.ZipInfo, content: bytes) -> bytes:
+    if entry.filename.endswith("WHEEL"):
+        entry.date_time = (2026, 2, 3, 4, 5, 6)
+    return content
+
+
+def deflate(entry: zipfile.ZipInfo, content: bytes) -> bytes:
+    if entry.filename.endswith("NOTICE"):
+        entry.compress_type = zipfile.ZIP_DEFLATED
+    return content
+
+
+def drop(entry: zipfile.ZipInfo, content: bytes) -> bytes | None:
+    return None if entry.filename.endswith("MIT.txt") else content
+
+
+def edit_text(entry: zipfile.ZipInfo, content: bytes) -> bytes:
+    return content.replace(b"Root-Is-Purelib: false", b"Root-Is-Purelib: true")
+
+
+def edit_binary(entry: zipfile.ZipInfo, content: bytes) -> bytes:
+    return content[:99] + b"\xff\xff" + content[101:] if entry.filename.endswith("smpark.ko") else content
+
+
+def edit_line_ends(entry: zipfile.ZipInfo, content: bytes) -> bytes:
+    return content.replace(b"\n", b"\r\n") if entry.filename.endswith("MIT.txt") else content
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (set_mode, ("init-oci", "mode")),
+        (set_date, ("WHEEL", "date")),
+        (deflate, ("NOTICE", "compression")),
+        (drop, ("MIT.txt", "presence")),
+        (edit_text, ("WHEEL", "content")),
+        (edit_binary, ("smpark.ko", "content")),
+        (edit_line_ends, ("MIT.txt", "content")),
+    ],
+)
+def test_each_kind_of_difference_is_named(
+    change: Callable[[zipfile.ZipInfo, bytes], bytes | None], found: tuple[str, str], wheel: Path, tmp_path: Path
+) -> None:
+    assert differences(copied(wheel, tmp_path, change), wheel) == [found]
+
+
+def test_how_a_text_and_a_binary_differ(wheel: Path, tmp_path: Path) -> None:
+    (text,) = rebuild.compare(copied(wheel, tmp_path, edit_text), wheel)
+    assert "-Root-Is-Purelib: true" in text.diff and "+Root-Is-Purelib: false" in text.diff
+    (binary,) = rebuild.compare(copied(wheel, tmp_path, edit_binary), wheel)
+    assert "at offset 99: ffff" in binary.wheel and "bytes, SHA-256 " in binary.rebuilt and not binary.diff
+
+
+def test_a_long_difference_is_cut(tmp_path: Path, wheel: Path) -> None:
+    def change(entry: zipfile.ZipInfo, content: bytes) -> bytes:
+        return b"".join(b"x\n" for _ in range(500)) if entry.filename.endswith("GPL-2.0-only.txt") else content
+
+    (found,) = rebuild.compare(copied(wheel, tmp_path, change), wheel)
+    assert len(found.diff) == rebuild.DIFF_LINES + 1 and found.diff[-1].endswith(" more lines")
+
+
+def test_another_order_and_bytes_around_the_members(wheel: Path, tmp_path: Path) -> None:
+    assert differences(wheel, wheel) == []
+    with zipfile.ZipFile(wheel) as archive:
+        entries: list[Any] = [(entry, archive.read(entry)) for entry in archive.infolist()]
+    with zipfile.ZipFile(tmp_path / wheel.name, "w") as other:
+        for entry, content in reversed(entries):
+            other.writestr(entry, content)
+    assert differences(tmp_path / wheel.name, wheel) == [("members", "order, from number 1,")]
+    with (tmp_path / wheel.name).open("wb") as file:
+        write_wheel(((entry.filename, content) for entry, content in entries), file)
+        file.write(b"more")
+    assert differences(tmp_path / wheel.name, wheel) == [(wheel.name, "the archive around its members")]
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", None])
+def test_what_is_no_wheel(content: bytes | None, wheel: Path, tmp_path: Path) -> None:
+    path = tmp_path / wheel.name
+    path.write_bytes(wheel.read_bytes()[:-100_000] if content is None else content)
+    done = run(path)
+    assert done.returncode == 1 and f"{path}: expected a wheel with the assets, found" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_damaged_member(wheel: Path, tmp_path: Path) -> None:
+    data = bytearray(wheel.read_bytes())
+    data[data.index(b"Permission is hereby granted")] ^= 1
+    (tmp_path / wheel.name).write_bytes(data)
+    done = run(tmp_path / wheel.name)
+    assert done.returncode == 1 and "MIT.txt damaged" in done.stderr
+
+
+def test_usage(tmp_path: Path) -> None:
+    assert run().returncode == 2
+    assert run(tmp_path / "none.whl").returncode == 2
+    assert "examples:" in run("--help").stdout
+
+
+def test_nothing_is_left_behind(wheel: Path, tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    shutil.copy(wheel, tmp_path)
+    run(tmp_path / wheel.name, TMPDIR=str(tmp_path / "tmp"))
+    assert list((tmp_path / "tmp").iterdir()) == []
