@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.asset_build.errors import BuildError
@@ -25,7 +25,7 @@ from scripts.asset_build.lock import (
 from supermachine_kernel._assets import ASSETS, SET
 from supermachine_kernel._version import VERSION
 
-digests = st.text("0123456789abcdef", min_size=64, max_size=64)
+digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
 files = st.builds(LockedFile, st.integers(0, 2**50), digests)
 assets = st.builds(LockedAsset, unpacked=files, packed=files)
 json_values = st.recursive(
@@ -51,6 +51,7 @@ locks = st.builds(
 )
 
 
+@settings(deadline=None, max_examples=50)
 @given(locks)
 def test_what_is_formatted_is_parsed(lock: Lock) -> None:
     text = format_lock(lock)
@@ -58,12 +59,14 @@ def test_what_is_formatted_is_parsed(lock: Lock) -> None:
     assert format_lock(parse_lock(text)) == text
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.text() | json_values.map(json.dumps))
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     with pytest.raises((ValueError, KeyError, TypeError, AttributeError)):
         parse_lock(text)
 
 
+@settings(deadline=None, max_examples=50)
 @given(sets(SET), st.data())
 def test_a_changed_value_is_refused(locked: LockedSet, data: st.DataObject) -> None:
     """A size that is none, a digest that is none, one asset's digest changed alone: each is noticed."""
@@ -78,6 +81,7 @@ def test_a_changed_value_is_refused(locked: LockedSet, data: st.DataObject) -> N
         parse_lock(json.dumps(document))
 
 
+@settings(deadline=None, max_examples=50)
 @given(sets(SET), digests)
 def test_a_digest_changed_alone_is_refused(locked: LockedSet, other: str) -> None:
     document = json.loads(format_lock(Lock(VERSION, {SET: locked})))
@@ -88,6 +92,7 @@ def test_a_digest_changed_alone_is_refused(locked: LockedSet, other: str) -> Non
             parse_lock(json.dumps(document))
 
 
+@settings(deadline=None, max_examples=50)
 @given(sets(SET))
 def test_a_lock_of_another_version_locks_nothing(locked: LockedSet) -> None:
     assert Lock(VERSION, {SET: locked}).set() == locked

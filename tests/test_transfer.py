@@ -6,12 +6,13 @@ import email.utils
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.asset_build.transfer import is_loopback, parse_content_range, parse_retry_after, shown
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 2**60), st.integers(0, 2**60), st.integers(0, 2**60), st.booleans())
 def test_a_range_is_read(first: int, more: int, rest: int, told: bool) -> None:
     last = first + more
@@ -19,6 +20,7 @@ def test_a_range_is_read(first: int, more: int, rest: int, told: bool) -> None:
     assert parse_content_range(f"bytes {first}-{last}/{'*' if size is None else size}") == (first, last, size)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.text() | st.from_regex(r"bytes [0-9*-]{0,6}/[0-9*]{0,4}", fullmatch=True))
 def test_any_text_is_a_range_that_can_be_or_none(text: str) -> None:
     span = parse_content_range(text)
@@ -35,17 +37,20 @@ def test_what_is_no_range(text: str) -> None:
     assert parse_content_range(text) is None
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 86400))
 def test_seconds_to_wait(seconds: int) -> None:
     assert parse_retry_after(f" {seconds} ") == pytest.approx(min(seconds, 21600)), "a day is as good as six hours"
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(-86400, 20000))
 def test_a_date_to_wait_for(seconds: int) -> None:
     found = parse_retry_after(email.utils.formatdate(time.time() + seconds, usegmt=True))
     assert found == pytest.approx(max(seconds, 0), abs=3)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.none() | st.text() | st.from_regex(r"[0-9]{1,5000}", fullmatch=True))
 def test_any_text_is_a_wait_or_none(text: str | None) -> None:
     found = parse_retry_after(text)

@@ -77,7 +77,10 @@ def lock_published(text: str, environ: Mapping[str, str], locked: Optional[Locke
         try:
             proven = prove(source, locked)
         except BuildError as error:
-            raise BuildError(str(error).replace(folder, base.where("").rstrip("/"))) from error
+            message = str(error)
+            for name, path in source.files.items():
+                message = message.replace(str(path), base.where(packed_name(SET, name)))
+            raise BuildError(message) from error
     return LockedSet(SET, assets, proven.build)
 
 
