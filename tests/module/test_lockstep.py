@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -13,6 +10,7 @@ from packaging.version import Version
 import supermachine_kernel
 from supermachine_kernel import LockstepError, require_version
 from supermachine_kernel._assets import manifest
+from tests.support import child
 
 NUMBER = st.integers(0, 9) | st.sampled_from([10, 62, 63, 620, 10**12])
 RELEASE = st.lists(NUMBER, min_size=3, max_size=3).map(lambda parts: ".".join(map(str, parts)))
@@ -88,7 +86,7 @@ def test_this_installation() -> None:
 def test_as_a_library_starts() -> None:
     """In a process of its own: the message is the last line."""
     program = "import supermachine_kernel; supermachine_kernel.require_version('9.9.9')"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = child.python(program)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("supermachine_kernel._errors.LockstepError: expected supermachine-kernel 9.9.9, found ")
