@@ -46,15 +46,15 @@ misuse() {
 say() { printf '%s\n' "$*" >&2; }
 
 main() {
+    litter=()
     parse_arguments "$@"
     [[ $action != build ]] || require_own_folder
     require_debian
     require_packages
-    new_work_folder
-    litter=("$work")
     trap clean_up EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
+    new_work_folder
     lock musl
     proven "$CACHE/musl" || fetch_musl
     unlock
@@ -155,26 +155,28 @@ require_packages() {
 }
 
 # A folder for one build, on the cache's file system so that its results can be renamed into place. Its owner
-# holds the lock; one whose lock is free belongs to a build that was killed.
+# holds the lock of the same name; one whose lock is free belongs to a build that was killed.
 new_work_folder() {
-    local stale
+    local stale lock
     mkdir -p "$CACHE"/{sets,kernels,locks,logs}
     for stale in "$CACHE"/work.*; do
-        [[ -e $stale/lock ]] || continue
-        (flock --nonblock 9 && rm -rf "$stale") 9< "$stale/lock" || true
+        [[ -e $stale ]] || continue
+        lock=$CACHE/locks/${stale##*/}
+        # shellcheck disable=SC2094 # the lock file goes with the folder
+        if flock --nonblock 9; then rm -rf "$stale" "$lock"; fi 9> "$lock"
     done
-    work=$(mktemp -d "$CACHE/work.XXXXXX")
-    exec 8> "$work/new-lock"
+    work=$CACHE/work.$$.$RANDOM
+    litter=("$work" "$CACHE/locks/${work##*/}")
+    exec 8> "$CACHE/locks/${work##*/}"
     flock 8
-    mv "$work/new-lock" "$work/lock"
+    mkdir "$work"
 }
 
 clean_up() {
     # A child that is killed right after its fork still has our traps.
     [[ $BASHPID == "$$" ]] || return 0
     stop_stage
-    # What was stopped may write for a moment longer.
-    rm -rf "${litter[@]}" 2> /dev/null || { sleep 1 && rm -rf "${litter[@]}"; }
+    rm -rf "${litter[@]}"
 }
 
 # Debian's musl for arm64, fetched once. Apt gets a state of its own, so that the machine needs no foreign
@@ -231,7 +233,6 @@ collect_inputs() {
         echo "source $source_sha"
         echo "toolchain $(tool_version gcc), $(tool_version ld)"
         cd "$HERE" && sha256sum "config/$SET.config" scripts/recipe.sh
-        guest_digests smpark
         for patch in "patches/$SET"/*.patch; do [[ ! -e $patch ]] || sha256sum "$patch"; done
     )
     kernel_digest=$(sha256sum <<< "$kernel_inputs" | cut -d ' ' -f 1)
@@ -239,7 +240,7 @@ collect_inputs() {
         echo "$kernel_inputs"
         echo "package $source_package $source_version"
         echo "musl $musl_version $(file_digest "$musl_deb")"
-        guest_digests init-oci agent
+        guest_digests smpark init-oci agent
     } | sha256sum | cut -d ' ' -f 1)
 }
 
@@ -267,7 +268,13 @@ stage() {
 
 stop_stage() {
     [[ -z ${ticker_pid-} ]] || { kill "$ticker_pid" && wait "$ticker_pid"; } 2> /dev/null || true
-    [[ -z ${stage_pid-} ]] || { kill -- "-$stage_pid" && wait "$stage_pid"; } 2> /dev/null || true
+    if [[ -n ${stage_pid-} ]] && kill -- "-$stage_pid" 2> /dev/null; then
+        # It goes on writing until its last process is gone.
+        for _ in {1..100}; do
+            kill -0 -- "-$stage_pid" 2> /dev/null || break
+            sleep 0.1
+        done
+    fi
     [[ ! -t 2 ]] || printf '\r\e[K' >&2
     ticker_pid='' stage_pid=''
 }
@@ -283,34 +290,34 @@ show_progress() {
     done
 }
 
-# build_kernel TREE DEST: the slow half, and everything that depends on the kernel's own tree.
+# build_kernel WORK DEST: the slow part.
 build_kernel() {
     local tree=$1/linux dest=$2
     mkdir -p "$1" "$dest"
-    copy_guest_sources "$1" smpark
     stage "unpacking $source" unpack_source "$source" "$tree"
     stage "applying patches" apply_patches "$HERE/patches/$SET" "$tree"
     stage "configuring" configure "$HERE/config/$SET.config" "$tree"
     stage "compiling the kernel with $jobs jobs" compile_kernel "$tree" "$jobs"
-    stage "compiling smpark.ko" compile_module "$1/smpark" "$tree"
+    stage "packing its headers" pack_tree "$tree" "$dest/tree.tar.gz"
     cp "$tree/arch/arm64/boot/Image" "$dest/kernel"
-    cp "$1/smpark/smpark.ko" "$tree/include/config/kernel.release" "$dest/"
+    cp "$tree/include/config/kernel.release" "$dest/"
     cp "$tree/.config" "$dest/config"
-    tar -C "$tree/usr" --sort=name --exclude='.*' -cf "$dest/uapi.tar" include
     rm -rf "$1"
 }
 
-# build_programs WORK KERNEL DEST: init-oci and the agent.
-build_programs() {
-    local program
-    mkdir -p "$1/musl" "$1/uapi" "$3"
+# build_guest WORK KERNEL DEST: what is built against the kernel, and the whole set.
+build_guest() {
+    local program tree=$1/linux
+    mkdir -p "$tree" "$1/musl" "$3"
     copy_guest_sources "$1" smpark init-oci agent
+    tar -C "$tree" -xzf "$2/tree.tar.gz"
     dpkg-deb -x "$musl_deb" "$1/musl"
-    tar -C "$1/uapi" -xf "$2/uapi.tar"
+    stage "compiling smpark.ko" compile_module "$1/smpark" "$tree"
     for program in init-oci:init-oci agent:supermachine-agent; do
-        stage "compiling ${program#*:}" compile_in "$1/${program%%:*}" "$3/${program#*:}" "$1/musl" "$1/uapi/include"
+        stage "compiling ${program#*:}" \
+            compile_in "$1/${program%%:*}" "$3/${program#*:}" "$1/musl" "$tree/usr/include"
     done
-    cp "$2/kernel" "$2/smpark.ko" "$3/"
+    cp "$2/kernel" "$1/smpark/smpark.ko" "$3/"
     chmod 644 "$3/kernel" "$3/smpark.ko"
     rm -rf "$1"
 }
@@ -356,7 +363,7 @@ build_cached() {
             build_kernel "$work/kernel-build" "$work/kernel"
             keep "$work/kernel" "$kernel"
         fi
-        build_programs "$work/programs" "$kernel" "$work/set"
+        build_guest "$work/guest" "$kernel" "$work/set"
         build_info "$work/set" "$kernel" > "$work/build-info.json"
         mv "$work/build-info.json" "$work/set/"
         keep "$work/set" "$set"
@@ -422,7 +429,7 @@ check_reproducible() {
         say "build ${root##*/} of 2 in $root, $(date -u '+%Y-%m-%d %H:%M:%S UTC')"
         : > "$log"
         build_kernel "$root/kernel-build" "$root/kernel"
-        build_programs "$root/programs" "$root/kernel" "$root/set"
+        build_guest "$root/guest" "$root/kernel" "$root/set"
     done
     for asset in "${ASSETS[@]}"; do
         (cd "$first/set" && sha256sum -- "$asset")

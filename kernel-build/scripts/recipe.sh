@@ -62,7 +62,13 @@ compile_kernel() {
     kernel_make -s -C "$1" headers
 }
 
-# compile_module SMPARK_FOLDER TREE: a copy of the module's sources that may be littered, and the built kernel.
+# pack_tree TREE ARCHIVE: what modules and programs are built against, the headers and build system of the kernel.
+pack_tree() {
+    tar -C "$1" --exclude='*.o' -czf "$2" Makefile .config Module.symvers \
+        include scripts usr/include arch/arm64/Makefile arch/arm64/include
+}
+
+# compile_module SMPARK_FOLDER TREE: a copy of the module's sources that may be littered, and an unpacked tree.
 compile_module() {
     kernel_make -C "$2" M="$1" KCFLAGS="-ffile-prefix-map=$1=smpark" modules
     "${CROSS}strip" --strip-debug "$1/smpark.ko"
