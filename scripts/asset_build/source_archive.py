@@ -1,0 +1,150 @@
+"""The corresponding source of a set (GPL-2.0, section 3): one archive from which build.sh gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from supermachine_kernel._assets import SET
+
+from .archive import write_tar
+from .check import ProvenSet, prove
+from .digest import file_sha256
+from .errors import BuildError
+from .lock import read_lock
+from .sources import BUILD_INFO, resolve
+from .stage import version_of
+
+PROJECT = Path(__file__).resolve().parents[2]
+SYSTEM_SOURCES = Path("/usr/src")
+"""Where Debian's linux-source packages put the kernel's tarball."""
+
+# What the four assets are built from. Whatever else lies in kernel-build/ is a result, or litter.
+_SUFFIXES = {".c", ".h", ".S", ".sh", ".md", ".patch", ".config"}
+_NAMES = {"Kbuild"}
+
+_README = """\
+# Source of supermachine-kernel {version}
+
+This is the corresponding source of the Linux kernel and of smpark.ko in supermachine-kernel {version}, both under
+GPL-2.0-only, and the source of the programs beside them, with the scripts that build all four.
+
+    bash kernel-build/scripts/build.sh --source kernel/{tarball} --out out
+
+on Debian or Ubuntu leaves in out/ the files of the wheel, byte for byte, when the toolchain is the same:
+
+    gcc       {gcc}
+    binutils  {binutils}
+    musl      {musl}
+
+{digests}
+
+| here | what it is |
+|---|---|
+| `kernel/{tarball}` | the kernel's source: {origin}, SHA-256 {source_sha256} |
+| `kernel-build/patches/{set}/` | the patches that are applied to it, in the order of their names: {patches} |
+| `kernel-build/config/{set}.config` | the options that are on; everything else is off |
+| `kernel-build/smpark/`, `init-oci/`, `agent/` | smpark.ko and the two programs |
+| `kernel-build/scripts/`, `kernel-build/README.md` | how they are built |
+| `build-info.json` | what the build recorded of itself |
+| `LICENSES/`, `NOTICE` | the licences, and which covers what |
+
+Not here, because their licences do not ask for it, and any Debian mirror has it: the source of musl (MIT; the Debian
+source package `musl`, version {musl}) and of the parts of libgcc in the programs (its exception covers them).
+"""
+
+
+def write(out: Path, project: Path = PROJECT, environ: Mapping[str, str] = os.environ) -> Path:
+    """Write the archive of the set that a build of `project` would take into the folder `out`; return its path.
+
+    The kernel's tarball is looked for where its package puts it, and in `out`. Raises BuildError when it is not
+    there, when nothing is known of the set's build, or when this checkout is not what the set was built from.
+    """
+    locked = read_lock(project).set(SET)
+    proven = prove(resolve(project, environ), locked)
+    if proven.build is None:
+        raise BuildError(
+            f"expected the record of the set's build ({BUILD_INFO}, or that of the lock), found none of these files; "
+            "archive the set where build.sh built it"
+        )
+    tarball = _find_tarball(proven.build, out)
+    _prove_inputs(proven.build, project, tarball)
+    version = version_of(proven, locked)
+    name = f"supermachine-kernel-{version}-source"
+    out.mkdir(parents=True, exist_ok=True)
+    archive, temporary = out / f"{name}.tar", out / f"{name}.tmp"
+    members = _members(proven, version, project, tarball)
+    try:
+        with temporary.open("wb") as file:
+            write_tar(((f"{name}/{member}", content) for member, content in members), file)
+        temporary.replace(archive)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return archive
+
+
+def _find_tarball(build: Mapping[str, Any], out: Path) -> Path:
+    """The kernel's tarball, by its digest."""
+    package, wanted = build["source"]["package"], build["source"]["sha256"]
+    if wanted is None:
+        raise BuildError(
+            "the set was built from a folder with kernel source, which has no digest to prove it by; build it from a "
+            "tarball: bash kernel-build/scripts/build.sh --source TARBALL"
+        )
+    packaged = [SYSTEM_SOURCES / f"{package}.tar.xz"] if package else []
+    for candidate in [*packaged, *sorted(out.glob("linux*.tar*"))]:
+        if candidate.is_file() and file_sha256(candidate) == wanted:
+            return candidate
+    cure = f"install {package} {build['source']['version']}, or put its tarball" if package else "put that tarball"
+    raise BuildError(
+        f"the kernel's source: expected a tarball with SHA-256 {wanted}, found none in {SYSTEM_SOURCES} or as "
+        f"linux*.tar* in {out}; {cure} into {out}"
+    )
+
+
+def _prove_inputs(build: Mapping[str, Any], project: Path, tarball: Path) -> None:
+    """The files of this checkout are what the set was built from: build.sh gives the digest that was recorded."""
+    command = ["bash", str(project / "kernel-build" / "scripts" / "build.sh"), "--print-digest"]
+    if build["source"]["package"] is None:
+        command += ["--source", str(tarball)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError(f"build.sh cannot say what this checkout would build: {done.stderr.strip()}")
+    if done.stdout.strip() != build["inputs_sha256"]:
+        raise BuildError(
+            f"kernel-build/: expected the inputs {build['inputs_sha256']} that the set was built from, found "
+            f"{done.stdout.strip()} (sources or toolchain have changed); build the set again, or check out its commit"
+        )
+
+
+def _members(proven: ProvenSet, version: str, project: Path, tarball: Path) -> Iterator[tuple[str, bytes | Path]]:
+    build = dict(proven.build or {})
+    yield "README.md", _readme(build, version, tarball.name).encode()
+    yield BUILD_INFO, (json.dumps(build, indent=2, sort_keys=True) + "\n").encode()
+    yield f"kernel/{tarball.name}", tarball
+    for folder in ("kernel-build", "LICENSES"):
+        for path in (project / folder).rglob("*"):
+            name = path.relative_to(project).as_posix()
+            wanted = path.suffix in _SUFFIXES or path.name in _NAMES or folder == "LICENSES"
+            if wanted and path.is_file() and not name.startswith("kernel-build/out/"):
+                yield name, path
+    yield "NOTICE", project / "NOTICE"
+
+
+def _readme(build: Mapping[str, Any], version: str, tarball: str) -> str:
+    source, patches = build["source"], [patch["name"] for patch in build["patches"]]
+    packaged = f"Debian's package {source['package']}, version {source['version']}"
+    return _README.format(
+        version=version,
+        tarball=tarball,
+        **{tool: build["toolchain"][tool] for tool in ("gcc", "binutils", "musl")},
+        digests="\n".join(f"    {entry['sha256']}  {name}" for name, entry in sorted(build["assets"].items())),
+        origin=packaged if source["package"] else f"Linux {source['version']}",
+        source_sha256=source["sha256"],
+        set=build["set"],
+        patches=", ".join(patches) or "none",
+    )
