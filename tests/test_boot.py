@@ -102,7 +102,7 @@ def test_kernel_that_is_none(broken: Path) -> None:
 @pytest.mark.slow
 def test_kernel_that_qemu_refuses(broken: Path) -> None:
     (broken / "kernel").write_bytes(b"")
-    os.truncate(broken / "kernel", 1 << 30)  # more than the guest's memory
+    os.truncate(broken / "kernel", 513 << 20)  # more than the guest's memory
     done = run(broken)
     assert_fails_at(done, "kernel", "QEMU ended with 1")
     assert "too large to fit in RAM" in done.stdout.splitlines()[-1]

@@ -15,7 +15,7 @@ import pytest
 from scripts import environment
 from scripts.guest import qemu
 from tests.support import guest
-from tests.support.guest import Container, boot, ended_well, said
+from tests.support.guest import Container, assert_ended_well, boot, said
 
 pytestmark = pytest.mark.slow
 
@@ -59,13 +59,17 @@ def frames(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
+def output(answer: list[tuple[int, bytes]], kind: int) -> bytes:
+    return b"".join(payload for found, payload in answer if found == kind)
+
+
 def test_entrypoint(built_set: Path, tmp_path: Path) -> None:
     """What the entrypoint finds: arguments, environment, folders, mounts, and PID 1 at its duties."""
     words = {"cwd": "/made/for/it", "hostname": "micro", "env": "GREETING=hello = world"}
     config = configuration("entrypoint.sh", "two words", "back\\slash", **words)
     config = "# a comment\n\n" + config + "env=TWO_LINES=a\\nb"
     seen = boot(built_set, tmp_path, config, scripted(built_set, "entrypoint.sh"))
-    assert ended_well(seen)
+    assert_ended_well(seen)
     assert said(seen, "arg: ") == ["two words", "back\\slash"]
     assert said(seen, "cwd: ") == ["/made/for/it"]
     assert said(seen, "env: ") == [f"hello = world|{DEFAULT_PATH}|/root|micro"]
@@ -95,7 +99,7 @@ def test_user(built_set: Path, tmp_path: Path, user: str, expected: str) -> None
     script = 'echo "who: $(id -u) $(id -g) $(id -G) $HOME"; echo again > /dev/stdout; kill -9 $$'
     config = configuration("sh", "-c", script, user=user)
     seen = boot(built_set, tmp_path, config, Container(), without=["supermachine-agent"])
-    assert ended_well(seen)
+    assert_ended_well(seen)
     who = said(seen, "who: ")[0].split()
     assert [*who[:2], *sorted(who[2:-1], key=expected.split().index), who[-1]] == expected.split()
     assert said(seen, "again") == [""], "the entrypoint may open its own console"
@@ -113,7 +117,7 @@ def test_block_device(built_set: Path, tmp_path: Path, kind: str, named: str | N
     drive = ["-drive", f"file={image},format=raw,if=none,id=lower,readonly=on"]
     drive += ["-device", "virtio-blk-device,drive=lower"]
     seen = boot(built_set, tmp_path, config, without=["supermachine-agent"], extra=drive)
-    assert ended_well(seen)
+    assert_ended_well(seen)
     assert said(seen, "init-oci: overlay root on /dev/vda ") == [f"({kind})"]
     assert said(seen, "changed") == [""]
     assert said(seen, "too big") == [""]
@@ -156,7 +160,7 @@ def test_error_powers_off(built_set: Path, tmp_path: Path, config: str | None, m
         (tmp_path / "noise").write_bytes(b"no file system " * 4096)
         extra = ["-drive", f"file={tmp_path}/noise,format=raw,if=none,id=d", "-device", "virtio-blk-device,drive=d"]
     seen = boot(built_set, tmp_path, config, Container(), without=["supermachine-agent", "smpark.ko"], extra=extra)
-    assert ended_well(seen)
+    assert_ended_well(seen)
     assert said(seen, "init-oci: error: ") == [message]
     assert not said(seen, "init-oci: exit status ")
 
@@ -172,7 +176,7 @@ def test_entrypoint_that_cannot_run(built_set: Path, tmp_path: Path, program: st
     container = Container()
     container.file("bin/damaged", b"\x7fELF and no more", 0o755)
     seen = boot(built_set, tmp_path, f"lower=/container\narg={program}\n", container, without=["supermachine-agent"])
-    assert ended_well(seen)
+    assert_ended_well(seen)
     assert said(seen, "init-oci: error: ") == [f"cannot run the entrypoint {program}: {reason}"]
     assert said(seen, "init-oci: exit status ") == [str(status)]
 
@@ -184,7 +188,7 @@ def test_module_that_does_not_load(built_set: Path, tmp_path: Path, fault: str) 
     damaged = {"smpark.ko": module[: len(module) // 2]}
     config = configuration("sh", "-c", "echo ran")
     seen = boot(built_set, tmp_path, config, Container(), without=without, instead=damaged)
-    assert ended_well(seen)
+    assert_ended_well(seen)
     reason = ": No such file or directory" if fault == "absent" else " refused: Exec format error"
     assert said(seen, "init-oci: warning: ") == [f"/smpark.ko{reason}; going on without it"]
     assert said(seen, "ran") == [""]
@@ -195,7 +199,7 @@ def test_module_that_does_not_load(built_set: Path, tmp_path: Path, fault: str) 
 def test_smpark(built_set: Path, tmp_path: Path, cpus: int) -> None:
     checks = ["smpark"] if cpus == 1 else ["smpark", "smpark-faults", "smpark"]
     seen = selftest(built_set, tmp_path, checks, cpus)
-    assert ended_well(seen)
+    assert_ended_well(seen)
     parked = f"smpark: ok: parked and released {cpus - 1} of {cpus} CPUs"
     faults = "smpark-faults: ok: a late CPU, a killed caller, unloading and CPU hotplug end well"
     assert said(seen, "selftest: ") == ([parked] if cpus == 1 else [parked, faults, parked])
@@ -205,7 +209,7 @@ def test_smpark(built_set: Path, tmp_path: Path, cpus: int) -> None:
 
 def test_power_off_while_parked(built_set: Path, tmp_path: Path) -> None:
     seen = selftest(built_set, tmp_path, ["poweroff"], 4)
-    assert ended_well(seen)
+    assert_ended_well(seen)
     assert not said(seen, "selftest: ")
 
 
@@ -219,7 +223,7 @@ def test_agent_commands(built_set: Path, tmp_path: Path) -> None:
     """Commands through the agent's own caller: what goes in, what comes out, how they end, several at once."""
     container = scripted(built_set, "agent-commands.sh")
     seen = boot(built_set, tmp_path, configuration("agent-commands.sh"), container)
-    assert ended_well(seen)
+    assert_ended_well(seen)
     expected = {
         "out: ": "a b",
         "err: ": "no",
@@ -274,20 +278,21 @@ def test_agent_frames(built_set: Path, tmp_path: Path) -> None:
     for index, case in enumerate(cases):
         container.file(f"cases/{index}", case)
     seen = boot(built_set, tmp_path, configuration("agent-frames.sh"), container)
-    assert ended_well(seen)
+    assert_ended_well(seen)
     answers = {}
     for line in said(seen, "case "):
         number, status, *data = line.replace(":", "").split()
         assert status == "0", f"case {number}: the agent did not close"
         answers[int(number)] = frames(bytes.fromhex("".join(data)))
     named = dict(zip([*valid, *invalid], (answers[index] for index in range(len(cases)))))
-    assert sorted(named["output"][:-1]) == [(STDOUT, b"out\n"), (STDERR, b"err\n")]
+    assert output(named["output"], STDOUT) == b"out\n"
+    assert output(named["output"], STDERR) == b"err\n"
     assert named["output"][-1] == (EXIT, struct.pack("<II", 0, 3))
-    assert b"".join(data for kind, data in named["stdin"] if kind == STDOUT) == b"one two"
+    assert output(named["stdin"], STDOUT) == b"one two"
     assert named["stdin"][-1] == (EXIT, struct.pack("<II", 0, 0))
     assert named["signal"] == [(EXIT, struct.pack("<II", 1, 15))]
     assert named["not run"] == [(EXIT, struct.pack("<II", 2, errno.ENOENT))]
-    assert named["environment"][0] == (STDOUT, b"x y\n/etc\n")
+    assert output(named["environment"], STDOUT) == b"x y\n/etc\n"
     assert {name: named[name] for name in invalid} == {name: [] for name in invalid}
     assert said(seen, "unprivileged: ") == ["0 "]
     assert said(seen, "half: ") == ["0 "], "a caller that ends its side is gone"

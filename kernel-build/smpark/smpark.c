@@ -71,9 +71,9 @@ static u32 smpark_wanted(unsigned int cpu)
 }
 
 /*
- * RCU must not watch a parked CPU, or no grace period would end before UNPARK.
- * To it this is an idle task, as the one of play_idle_precise() is. Hence
- * noinstr: nothing here may be traced.
+ * RCU must not watch a parked CPU, or it would hold up every grace period and
+ * be reported as stalled. To RCU this is an idle task, as the one of
+ * play_idle_precise() is. Hence noinstr: nothing here may be traced.
  */
 static noinstr void smpark_wait(u32 seq)
 {

@@ -18,24 +18,8 @@ SOURCES = Path(__file__).resolve().parents[1] / "guest"
 LIMIT = 90.0
 """Seconds a boot may take; far more than it does, for a machine that does many things at once."""
 
-APPLETS = (
-    "cat",
-    "echo",
-    "env",
-    "grep",
-    "head",
-    "hexdump",
-    "hostname",
-    "id",
-    "ls",
-    "ps",
-    "pwd",
-    "seq",
-    "sh",
-    "sleep",
-    "sort",
-)
-APPLETS += ("su", "touch", "true", "wc", "yes")
+APPLETS = ["cat", "echo", "env", "grep", "head", "hexdump", "hostname", "id", "ls", "ps", "pwd"]
+APPLETS += ["seq", "sh", "sleep", "sort", "su", "touch", "true", "wc", "yes"]
 PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n"
 GROUP = "root:x:0:\napp:x:1000:\nstaff:x:50:app\nvideo:x:44:app\n"
 
@@ -101,9 +85,12 @@ def boot(
     return qemu.boot(assets / "kernel", path, cpus=cpus, limit=LIMIT, extra=extra)
 
 
-def ended_well(seen: qemu.Boot) -> bool:
-    """Whether the guest powered off by itself: no hang, no panic."""
-    return seen.status == 0 and "reboot: Power down" in seen.text and "Kernel panic" not in seen.text
+def assert_ended_well(seen: qemu.Boot) -> None:
+    """The guest powered off by itself: no hang, no panic."""
+    last = "\n".join(line.text for line in seen.lines[-20:])
+    assert seen.status == 0, f"QEMU's status {seen.status} after {seen.ms} ms; the console's last lines:\n{last}"
+    assert "reboot: Power down" in seen.text, last
+    assert "Kernel panic" not in seen.text, last
 
 
 def said(seen: qemu.Boot, prefix: str) -> list[str]:
