@@ -76,12 +76,13 @@ def boot(
     ):
         if name not in without:
             initramfs.file(place, (instead or {}).get(name, (assets / name).read_bytes()), mode)
-    if config is not None:
-        initramfs.file("init-oci.conf", config.encode())
     if container is not None:
         container.into_initramfs(initramfs, "container")
+    appended = Initramfs()  # an archive of its own, as the contract has it for a host with many guests
+    if config is not None:
+        appended.file("init-oci.conf", config.encode())
     path = scratch / "initramfs.cpio.gz"
-    path.write_bytes(initramfs.pack())
+    path.write_bytes(initramfs.pack() + appended.pack())
     return qemu.boot(assets / "kernel", path, cpus=cpus, limit=LIMIT, extra=extra)
 
 
