@@ -519,12 +519,18 @@ def test_two_builds_at_once(real_set: Path, cache_with_set: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("part", "asset"), [("smpark", "smpark.ko"), ("agent", "supermachine-agent")])
+@pytest.mark.parametrize(
+    ("part", "asset", "addition"),
+    [
+        ("smpark", "smpark.ko", 'const char changed[] __attribute__((used)) = "changed";'),
+        ("agent", "supermachine-agent", '__attribute__((constructor)) static void changed(void) { __asm__("nop"); }'),
+    ],
+)
 def test_change_in_a_guest_part_compiles_no_kernel(
-    part: str, asset: str, real_set: Path, cache_with_set: Path, checkout: Path, tmp_path: Path
+    part: str, asset: str, addition: str, real_set: Path, cache_with_set: Path, checkout: Path, tmp_path: Path
 ) -> None:
     with next((checkout / part).glob("*.c")).open("a") as file:
-        file.write('const char changed[] __attribute__((used)) = "changed";\n')
+        file.write(addition + "\n")
     result = build("--out", tmp_path / "out", tree=checkout, cache=cache_with_set)
     assert result.returncode == 0, result.stderr
     assert "compiling the kernel" not in result.stderr
