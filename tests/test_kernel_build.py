@@ -388,6 +388,52 @@ def test_next_build_removes_what_a_killed_one_left(
     assert not left.exists()
 
 
+# --- --check, of a kernel that is there at once ---
+
+MAKEFILE = """VERSION = 6
+
+mrproper:
+
+allnoconfig:
+\tcp $(KCONFIG_ALLCONFIG) .config
+
+Image:
+\tmkdir -p arch/arm64/boot arch/arm64/include include/config scripts usr/include
+\ttouch arch/arm64/Makefile Module.symvers
+\techo 6.12.0 > include/config/kernel.release
+\t%s > arch/arm64/boot/Image
+
+modules:
+\t$(if $(M),$(CROSS_COMPILE)gcc -c -x c /dev/null -o $(M)/smpark.ko)
+
+headers:
+"""
+
+
+@pytest.mark.parametrize(
+    ("image", "differing"), [("echo the same", ""), ("date +%N", "kernel"), ("pwd", "kernel")], ids=str
+)
+def test_check(image: str, differing: str, checkout: Path, cache: Path, tmp_path: Path) -> None:
+    for program in ("init-oci", "agent"):
+        for file in (checkout / program).glob("*.[ch]"):
+            file.unlink()
+        (checkout / program / "main.c").write_text("int main(void) { return 0; }\n")
+    source = tmp_path / "linux"
+    source.mkdir()
+    (source / "Makefile").write_text(MAKEFILE % image)
+    result = build("--check", "--source", source, tree=checkout, cache=cache)
+    assert re.fullmatch("".join(f"[0-9a-f]{{64}}  {name}\n" for name in ASSETS), result.stdout), result.stderr
+    if differing:
+        assert result.returncode == 1
+        assert result.stderr.endswith(f"build.sh: the two builds differ in: {differing}\n")
+    else:
+        assert result.returncode == 0
+        assert result.stderr.endswith("the two builds are identical\n")
+        digest_of_image = hashlib.sha256(b"the same\n").hexdigest()
+        assert f"{digest_of_image}  kernel\n" in result.stdout
+    assert list((cache / "sets").iterdir()) == [] and not (checkout / "out").exists()
+
+
 # --- a real set ---
 
 
