@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Optional
 from urllib.parse import quote
 
-from supermachine_kernel._assets import ASSETS, INIT_OCI, KERNEL, SMPARK_KO, SUPERMACHINE_AGENT, Asset
+from supermachine_kernel._assets import ASSETS, KERNEL, Asset
 
 from .check import ProvenSet
 from .errors import BuildError
@@ -70,22 +70,16 @@ def sbom_of(proven: ProvenSet, locked: Optional[LockedSet]) -> dict[str, Any]:
     manifest = manifest_of(proven, locked)
     record = _Record(proven.build)
     libraries = _libraries(record)
-    components = [
-        _kernel(proven, record, manifest),
-        _asset(SMPARK_KO, record, manifest),
-        _asset(INIT_OCI, record, manifest),
-        _asset(SUPERMACHINE_AGENT, record, manifest),
-        *libraries,
-    ]
+    kernel = _kernel(proven, record, manifest)
+    others = [_asset(asset, record, manifest) for asset in ASSETS if asset is not KERNEL]
     library_refs = [str(library["bom-ref"]) for library in libraries]
+    needs = {"kernel": [], "module": [KERNEL.name], "program": library_refs}
     depends_on = {
         DIST_REF: [asset.name for asset in ASSETS],
-        KERNEL.name: [],
-        SMPARK_KO.name: [KERNEL.name],
-        INIT_OCI.name: library_refs,
-        SUPERMACHINE_AGENT.name: library_refs,
+        **{asset.name: needs[asset.kind] for asset in ASSETS},
         **{ref: [] for ref in library_refs},
     }
+    programs = [asset.name for asset in ASSETS if asset.kind == "program"]
     document: dict[str, Any] = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -105,14 +99,11 @@ def sbom_of(proven: ProvenSet, locked: Optional[LockedSet]) -> dict[str, Any]:
                 **{f"build:{tool}": record.text("toolchain", tool) or UNKNOWN for tool in ("gcc", "binutils", "musl")},
             ),
         },
-        "components": components,
+        "components": [kernel, *others, *libraries],
         "dependencies": [{"ref": ref, "dependsOn": refs} for ref, refs in depends_on.items()],
         "compositions": [
-            {"aggregate": "complete", "dependencies": [DIST_REF, KERNEL.name, SMPARK_KO.name]},
-            {
-                "aggregate": "complete" if record.known else UNKNOWN,
-                "dependencies": [INIT_OCI.name, SUPERMACHINE_AGENT.name],
-            },
+            {"aggregate": "complete", "dependencies": [ref for ref in depends_on if ref not in programs]},
+            {"aggregate": "complete" if record.known else UNKNOWN, "dependencies": programs},
         ],
     }
     document["serialNumber"] = serial_number(document)
