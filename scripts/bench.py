@@ -86,8 +86,8 @@ def fetch(rounds: int) -> list[Figure]:
                 seconds, peak = _fetch(python, url, large, Path(folder, "cache"))
                 fetched.append(seconds)
                 peaks.append(peak)
-            _, small_peak = _fetch(python, url, small, Path(folder, "cache"))
             cached, _ = _fetch(python, url, large, Path(folder, "cache"), empty=False)
+            _, small_peak = _fetch(python, url, small, Path(folder, "cache"))
     ratio = statistics.median(plain) / statistics.median(fetched)
     growth = (max(peaks) - small_peak) / MIB
     return [
