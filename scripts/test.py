@@ -19,6 +19,7 @@ if not __package__:
 from scripts import environment, wheel
 from scripts.environment import PROJECT, SetupError, say
 
+QUICK = ("-m", "not slow")
 SUPPORTED = ("3.9", "3.10", "3.11", "3.12", "3.13")
 SYSTEM_TOOLS = {
     "qemu-system-aarch64": "qemu-system-arm",
@@ -84,12 +85,12 @@ def run(folder: Path, *, quick: bool, pytest_arguments: list[str]) -> None:
     if sys.platform == "linux":
         wheel.build_assets()
     installed = _installed(python, folder)
-    select = ["-m", "not slow"] if quick else []
+    select = QUICK if quick else ()
     _stage("pytest", [python, "-m", "pytest", "-n", "2", *select, *pytest_arguments], installed)
     if not quick:
         for version, other in other_pythons().items():
-            module_tests = [environment.ensure("module", other), "-m", "pytest", "-n", "2", "-m", "not slow"]
-            _stage(f"module on {version}", [*module_tests, "tests/module"], installed)
+            module = environment.ensure("module", other)
+            _stage(f"module on {version}", [module, "-m", "pytest", "-n", "2", *QUICK, "tests/module"], installed)
 
 
 def other_pythons() -> dict[str, str]:

@@ -18,7 +18,9 @@ DOCUMENTS = sorted(path.name for path in (Path(__file__).parents[1] / "docs").gl
 
 
 @pytest.fixture
-def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copy_of_checkout: Path, built_set: Path, wheel: Path) -> Path:
+def reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copy_of_checkout: Path, built_set: Path, wheel: Path
+) -> Path:
     """A newcomer in a fresh clone with the assets built, whose pip asks for macOS and finds the wheel.
 
     The home folder is a new one; the caches stay, so that nothing is built or fetched again.

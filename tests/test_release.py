@@ -15,8 +15,11 @@ from typing import Any
 
 import pytest
 
+from scripts.asset_build.check import prove
+from scripts.asset_build.errors import BuildError
 from scripts.asset_build.layout import SUMS_NAME, packed_name, release_folder
 from scripts.asset_build.lock import LOCK_NAME, LockedSet, read_lock_file
+from scripts.asset_build.sources import Source
 from supermachine_kernel._assets import ASSETS, SET
 from supermachine_kernel._version import VERSION
 from tests.support import nginx
@@ -271,6 +274,17 @@ def test_other_files_are_a_custom_build(
     assert report["version"] == f"{VERSION}+custom.{report['set_digest'][:8]}"
     assert report["origin"] == "custom"
     assert report["assets"]["kernel"]["sha256"] == staged.locked.assets["kernel"].unpacked.sha256
+
+
+def test_release_files_that_change_on_the_way_stop_the_build(staged: Staged, built_set: Path, tmp_path: Path) -> None:
+    """Between the proof in the cache and the reading of it: no +custom wheel comes of a release."""
+    files = {name: tmp_path / name for name in PACKED}
+    for name, path in files.items():
+        path.write_bytes((built_set / name).read_bytes())
+    assert prove(Source("release", files), staged.locked).digest == staged.locked.digest
+    files["kernel"].write_bytes(files["kernel"].read_bytes()[:-1])
+    with pytest.raises(BuildError, match="changed after they were proven"):
+        prove(Source("release", files), staged.locked)
 
 
 def test_a_terminal_gets_a_bar(staged: Staged, project: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
-from lib4sbom.parser import SBOMParser
+from lib4sbom.parser import SBOMParser  # type: ignore[import-untyped]
 from packageurl import PackageURL
 
 from scripts.asset_build.check import ProvenSet, prove

@@ -144,7 +144,8 @@ def test_a_file_that_may_not_be_read(empty_project: Path) -> None:
         if superuser:
             os.seteuid(65534)
         try:
-            expect(empty_project, {"SUPERMACHINE_KERNEL_PATH": str(path)}, str(path), "found a file that may not be read")
+            environ = {"SUPERMACHINE_KERNEL_PATH": str(path)}
+            expect(empty_project, environ, str(path), "found a file that may not be read")
         finally:
             if superuser:
                 os.seteuid(0)

@@ -57,8 +57,9 @@ def with_vermagic(module: Path, vermagic: str, folder: Path) -> Path:
         items.append(b"vermagic=" + vermagic.encode())
     information.write_bytes(b"\0".join(items) + b"\0")
     changed = folder / "changed.ko"
-    command = ["aarch64-linux-gnu-objcopy", "--update-section", f".modinfo={information}", module, changed]
-    subprocess.run(command, check=True)
+    subprocess.run(
+        ["aarch64-linux-gnu-objcopy", "--update-section", f".modinfo={information}", module, changed], check=True
+    )
     return changed
 
 

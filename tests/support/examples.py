@@ -24,9 +24,7 @@ def run_example(name: str, folder: Path, *options: str, wheel: Path, home: Path)
 
 def run(command: list[str], environment: dict[str, str], folder: Path) -> str:
     """Run a command in `folder` with nothing but that environment; its output. Fails with everything it said."""
-    done = subprocess.run(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, umask=0o022
-    )
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, umask=0o022)
     assert done.returncode == 0, f"{' '.join(command)}: ended with {done.returncode}:\n{done.stdout}{done.stderr}"
     return done.stdout
 
