@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -13,7 +14,22 @@ import pytest
 from tests.support import clean_root, dockerfile
 from tests.support.examples import EXAMPLES, assert_is_the_set, digests_in
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PROJECT = Path(__file__).parents[1]
+README = (PROJECT / "README.md").read_text()
+FREEZERS = {"pex": "pex", "shiv": "shiv", "cx_freeze": "cx_Freeze"}
+"""Those that pip alone installs: PyInstaller needs objdump as well, Nuitka a C compiler."""
+PIP = {
+    "PIP_NO_INDEX": "1",
+    "PIP_FIND_LINKS": "/wheels",
+    "PIP_NO_DEPS": "1",
+    "PIP_ONLY_BINARY": ":all:",
+    "PIP_PLATFORM": "macosx_11_0_arm64",
+}
 LINK = re.compile(r"\]\(examples/(\w+)/?\)")
 
 
@@ -51,19 +67,35 @@ def test_nothing_but_python_and_pip_is_there(root: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in _with_python_and_pip_alone() if name != "container"])
+@pytest.mark.parametrize(
+    "name", [name for name in _with_python_and_pip_alone() if name not in ("container", *FREEZERS)]
+)
 def test_example(name: str, root: Path, wheel: Path) -> None:
-    pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels", "PIP_NO_DEPS": "1"}
-    target = {"PIP_ONLY_BINARY": ":all:", "PIP_PLATFORM": "macosx_11_0_arm64"}
-    run_example = ["bash", f"/examples/{name}/run.sh", f"/out/{name}"]
-
-    clean_root.run_in(root, *run_example, PYTHONPATH="/opt/site", **pip, **target)
+    clean_root.run_in(root, "bash", f"/examples/{name}/run.sh", f"/out/{name}", PYTHONPATH="/opt/site", **PIP)
 
     out = root / "out" / name
     if name == "vmm_view":
         assert digests_in(wheel)["kernel"] == _digest_of_kernel_in(out / "memory", wheel)
     else:
         assert_is_the_set(out / "Hello.app/Contents/Resources" if name == "build_time" else out / "guest", wheel)
+
+
+@pytest.fixture(scope="module")
+def tools(root: Path) -> dict[str, str]:
+    """The environment of a user whose pip has installed the freezers into a folder too."""
+    pinned = tomllib.loads((PROJECT / "pyproject.toml").read_text())["dependency-groups"]["freeze"]
+    wanted = [line for line in pinned if line.partition("=")[0] in FREEZERS.values()]
+    shutil.copytree(clean_root.wheelhouse(wanted), root / "tools")
+    install = ["python3", "-m", "pip", "install", "--no-index", "--find-links", "/tools", "--target", "/opt/tools"]
+    clean_root.run_in(root, *install, *FREEZERS.values())
+    return {"PATH": f"/opt/tools/bin:{clean_root.PATH}", "PYTHONPATH": "/opt/site:/opt/tools"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FREEZERS)
+def test_freezer_that_pip_installs(name: str, root: Path, tools: dict[str, str], wheel: Path) -> None:
+    clean_root.run_in(root, "bash", f"/examples/{name}/run.sh", f"/out/{name}", **tools, **PIP)
+    assert_is_the_set(root / "out" / name / "guest", wheel)
 
 
 @pytest.mark.slow

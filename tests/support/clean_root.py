@@ -6,7 +6,9 @@ import fcntl
 import hashlib
 import os
 import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from scripts.environment import cache_home
 from tests.support import disk
 from tests.support.examples import run
 
-SUITE = "bookworm"
+SUITE, PYTHON = "bookworm", "3.11"
 BOOTSTRAP = ["--variant=minbase", "--include=python3,python3-pip"]
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -37,28 +39,43 @@ def run_in(root: Path, *command: str, **environment: str) -> str:
     return run(isolated, {"PATH": PATH, "HOME": "/root", **environment}, root)
 
 
+def wheelhouse(requirements: list[str]) -> Path:
+    """A folder with the wheels that the root's pip needs to install those, from this machine's index."""
+    return _once("wheels", [PYTHON, *requirements], lambda folder: _download(requirements, folder / "wheels"))
+
+
 def _archive() -> Path:
-    """The root as a tar, made by the first test that wants it."""
-    key = hashlib.sha256(" ".join([SUITE, os.uname().machine, *BOOTSTRAP]).encode()).hexdigest()[:16]
-    archive = cache_home() / "clean-root" / f"{key}.tar"
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    with archive.with_suffix(".lock").open("w") as lock:
+    """The root as a tar."""
+    return _once("root.tar", [SUITE, *BOOTSTRAP], lambda folder: _bootstrap(folder / "root.tar"))
+
+
+def _once(name: str, inputs: list[str], make: Callable[[Path], None]) -> Path:
+    """`name` in the cache, by the inputs it was made of; the first test that wants it makes it."""
+    key = hashlib.sha256("\0".join([os.uname().machine, *inputs]).encode()).hexdigest()[:16]
+    made = cache_home() / "clean-root" / f"{key}-{name}"
+    made.parent.mkdir(parents=True, exist_ok=True)
+    with made.with_suffix(".lock").open("w") as lock, tempfile.TemporaryDirectory(dir=made.parent) as folder:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not archive.exists():
-            _make(archive)
-    return archive
+        if not made.exists():
+            make(Path(folder))
+            (Path(folder) / name).rename(made)
+    return made
 
 
-def _make(archive: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
-        root, packed = Path(folder) / "root", Path(folder) / archive.name
-        # In a namespace of its own, where debootstrap's mounts end with it.
-        bootstrap = ["unshare", "--mount", disk.tool("debootstrap", "debootstrap"), *BOOTSTRAP, SUITE, str(root)]
-        done = subprocess.run([*bootstrap, *_mirror()], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"debootstrap ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr}"
-        left_out = ["--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./var/cache/apt/*"]
-        subprocess.run(["tar", "-cpf", packed, *left_out, "-C", root, "."], check=True)
-        packed.rename(archive)
+def _download(requirements: list[str], folder: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", "--python-version", PYTHON]
+    done = subprocess.run([*pip, "--dest", folder, *requirements], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"pip download ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+
+
+def _bootstrap(archive: Path) -> None:
+    root = archive.with_name("root")
+    # In a namespace of its own, where debootstrap's mounts end with it.
+    bootstrap = ["unshare", "--mount", disk.tool("debootstrap", "debootstrap"), *BOOTSTRAP, SUITE, str(root)]
+    done = subprocess.run([*bootstrap, *_mirror()], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"debootstrap ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr}"
+    left_out = ["--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./var/cache/apt/*"]
+    subprocess.run(["tar", "-cpf", archive, *left_out, "-C", root, "."], check=True)
 
 
 def _mirror() -> list[str]:
