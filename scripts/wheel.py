@@ -47,7 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (WheelError, SetupError) as error:
         print(f"wheel.py: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(report, indent=2) if options.json else _table(report))
+    try:
+        print(json.dumps(report, indent=2) if options.json else _table(report), flush=True)
+    except BrokenPipeError:
+        sys.stdout = None  # type: ignore[assignment]  # the reader has gone; there is nothing left to flush
     return 0
 
 
@@ -63,6 +66,7 @@ def build_assets() -> None:
 def build_wheel(out: Path) -> dict[str, Any]:
     """Build, check, and put the wheel into `out`; what it is, for `--json`. Raises WheelError or SetupError."""
     python = environment.ensure("build")
+    _bring_assets(python)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".wheel-", dir=out) as folder:
         built = _build(python, Path(folder))
@@ -70,6 +74,16 @@ def build_wheel(out: Path) -> dict[str, Any]:
         final = out / built.name
         built.replace(final)
     return {"wheel": str(final), **report}
+
+
+def _bring_assets(python: Path) -> None:
+    """Have the set at hand, the progress of a fetch shown; the build then finds it there, or in the cache."""
+    say("bringing the assets")
+    command = [str(python), "-m", "scripts.asset_build"]
+    done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise WheelError("there are no assets to build with; the message is above")
+    say(f"  from the {done.stdout.decode().strip()}")
 
 
 def _build(python: Path, folder: Path) -> Path:
