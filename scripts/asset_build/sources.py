@@ -47,13 +47,14 @@ def resolve(project: Path, environ: Mapping[str, str], *, local_only: bool = Fal
 
 def nothing_found(project: Path, environ: Mapping[str, str], release: str) -> str:
     """The message of a build that has no source: each that was tried, in order, and what to do for it."""
-    trees = ", ".join(str(tree) for tree in tree_candidates(project, environ)) or "none wanted (set empty)"
+    trees = ", ".join(str(tree) for tree in _tree_candidates(project, environ))
+    no_tree = f"no out/{SET}/ in {trees}" if trees else "SUPERMACHINE_KERNEL_BUILD is set empty: none is wanted"
     return "\n".join(
         (
             f"no asset set for {SET} found; tried, in this order:",
             "  1. override: SUPERMACHINE_ASSETS_DIR is not set; set it to a folder with "
             + ", ".join(asset.name for asset in ASSETS),
-            f"  2. tree: no out/{SET}/ in {trees}; run bash kernel-build/scripts/build.sh (on Debian or Ubuntu), "
+            f"  2. tree: {no_tree}; run bash kernel-build/scripts/build.sh (on Debian or Ubuntu), "
             "or set SUPERMACHINE_KERNEL_BUILD",
             f"  {release}",
         )
