@@ -47,7 +47,7 @@ def resolve(project: Path, environ: Mapping[str, str], *, local_only: bool = Fal
 
 def nothing_found(project: Path, environ: Mapping[str, str], release: str) -> str:
     """The message of a build that has no source: each that was tried, in order, and what to do for it."""
-    trees = ", ".join(str(tree) for tree in _tree_candidates(project, environ))
+    trees = ", ".join(str(tree) for tree in tree_candidates(project, environ))
     no_tree = f"no out/{SET}/ in {trees}" if trees else "SUPERMACHINE_KERNEL_BUILD is set empty: none is wanted"
     return "\n".join(
         (
