@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         print(json.dumps(report, indent=2) if options.json else _table(report), flush=True)
     except BrokenPipeError:
-        sys.stdout = None  # type: ignore[assignment]  # the reader has gone; there is nothing left to flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone; there is nothing left to flush
     return 0
 
 
