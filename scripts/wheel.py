@@ -4,20 +4,20 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import zipfile
+from email.parser import Parser
 from pathlib import Path
 from typing import Any
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: this very file would hide the package wheel
 
-from scripts import environment
+from scripts import audit, environment
+from scripts.asset_build.lock import LOCK_NAME
 from scripts.environment import PROJECT, SetupError, say
 
 EPILOG = """\
@@ -98,34 +98,31 @@ def _build(python: Path, folder: Path) -> Path:
 
 
 def _check(python: Path, wheel: Path) -> dict[str, Any]:
-    """Audit the finished wheel, install it as pip does on the Mac, and let the module verify itself."""
+    """Install the wheel as pip does on the Mac, audit both, and let the module verify itself; what the wheel is."""
     say("checking the wheel")
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "site"
         install(python, wheel, target)
+        try:
+            links = list(audit.audit(wheel, PROJECT / LOCK_NAME, target))
+        except audit.AuditError as error:
+            raise WheelError(f"{wheel.name}: {error}") from error
         command = [str(python), "-m", "supermachine_kernel", "verify"]
         inside = {**os.environ, "PYTHONPATH": str(target), "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(command, cwd=folder, env=inside, capture_output=True, text=True, check=False)
         if done.returncode:
             raise WheelError(f"{wheel.name}: does not verify once installed: {(done.stderr or done.stdout).strip()}")
-        program = "import json, supermachine_kernel; print(json.dumps(supermachine_kernel.MANIFEST))"
-        shown = subprocess.run([str(python), "-c", program], cwd=folder, env=inside, capture_output=True, check=True)
-        manifest = json.loads(shown.stdout)
-    with zipfile.ZipFile(wheel) as archive:
-        (wheel_file,) = (name for name in archive.namelist() if name.endswith(".dist-info/WHEEL"))
-        fields = archive.read(wheel_file).decode().splitlines()
-    (tag,) = (line.partition(": ")[2] for line in fields if line.startswith("Tag: "))
-    content = wheel.read_bytes()
+    say(f"  {len(links)} links of the audit hold")
+    content = audit.read_wheel(wheel)
+    fields = Parser().parsestr(content.metadata("WHEEL").decode())
+    manifest = content.manifest
+    kept = ("set_digest", "origin", "kernel_release", "af_tsi", "assets")
     return {
         "version": manifest["version"],
-        "tag": tag,
-        "size": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "set_digest": manifest["set_digest"],
-        "origin": manifest["origin"],
-        "kernel_release": manifest["kernel_release"],
-        "af_tsi": manifest["af_tsi"],
-        "assets": manifest["assets"],
+        "tag": fields["Tag"],
+        "size": wheel.stat().st_size,
+        "sha256": content.sha256,
+        **{name: manifest[name] for name in kept},
     }
 
 
