@@ -27,7 +27,7 @@ if not __package__:
 from scripts.asset_build.archive import mode_in_wheel, write_wheel
 from scripts.asset_build.check import ProvenSet
 from scripts.asset_build.digest import file_sha256, set_digest
-from scripts.asset_build.errors import BuildError
+from scripts.asset_build.errors import BuildError, plain
 from scripts.asset_build.lock import LOCK_NAME, Lock, LockedSet, parse_lock
 from scripts.asset_build.sbom import SBOM_FOLDER, SBOM_NAME, UNKNOWN, sbom_of, serial_number
 from supermachine_kernel import InspectionError
@@ -268,7 +268,7 @@ def _check_entry_points(wheel: Wheel) -> None:
             group: sorted(f"{key}={value}" for key, value in found[group].items()) for group in found.sections()
         }
     except (configparser.Error, UnicodeDecodeError) as error:
-        raise AuditError("METADATA", f"entry_points.txt: expected {groups}, found {error!r}") from error
+        raise AuditError("METADATA", f"entry_points.txt: expected {groups}, found {plain(error)}") from error
     if installed != groups:
         raise AuditError("METADATA", f"entry_points.txt: expected {groups}, found {installed}")
 
@@ -313,7 +313,7 @@ def check_manifest(wheel: Wheel) -> Link:
         found = {asset: dict(entry) for asset, entry in manifest["assets"].items()}
         said = {key: manifest[key] for key in ("format", "version", "set", "set_digest", "origin")}
     except (SyntaxError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise AuditError(link, f"{name}: expected one literal with the wheel's assets, found {error!r}") from error
+        raise AuditError(link, f"{name}: expected one literal with the wheel's assets, found {plain(error)}") from error
     digest = set_digest({asset: _sha256(content) for asset, content in wheel.contents.items()})
     for asset in ASSETS:
         content = wheel.contents[asset.name]
@@ -364,7 +364,7 @@ def check_sbom(wheel: Wheel, locked: LockedSet | None) -> Link:
         found = json.loads(wheel.metadata(name))
         said = _without_record(found)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise AuditError(link, f"{name}: expected a CycloneDX document, found {error!r}") from error
+        raise AuditError(link, f"{name}: expected a CycloneDX document, found {plain(error)}") from error
     facts = KernelFacts(wheel.manifest.get("kernel_release", ""), bool(wheel.manifest.get("af_tsi")), 0)
     released = wheel.manifest["origin"] == "release" and locked is not None
     proven = ProvenSet(wheel.contents, facts, locked.build if released and locked else None)
@@ -477,7 +477,9 @@ def _read_lock(path: Path) -> Lock:
     try:
         return parse_lock(path.read_text(encoding="utf-8"))
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise AuditError("lock", f"{path}: expected a lock, found {error!r}; take it from the repository") from error
+        raise AuditError(
+            "lock", f"{path}: expected a lock, found {plain(error)}; take it from the repository"
+        ) from error
 
 
 def _first_difference(expected: Any, found: Any, where: str = "") -> str:

@@ -209,16 +209,28 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if all(figure.good for figures in results.values() for figure in figures) else 1
 
 
+def _benchmark(name: str) -> str:
+    if name not in BENCHMARKS:
+        raise argparse.ArgumentTypeError(f"no benchmark {name!r}: there are {', '.join(BENCHMARKS)}")
+    return name
+
+
+def _rounds(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from 1")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     table = "\n".join(f"  {name:<10} {(run.__doc__ or '').splitlines()[0]}" for name, run in BENCHMARKS.items())
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"benchmarks:\n{table}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("benchmark", nargs="*", help="what to measure (default: everything)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often; the median counts (default: 3)")
+    parser.add_argument("benchmark", nargs="*", type=_benchmark, help="what to measure (default: everything)")
+    parser.add_argument("--rounds", type=_rounds, default=3, help="how often; the median counts (default: 3)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    environment.finish(main)

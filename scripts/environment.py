@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Callable, NoReturn
 
 PROJECT = Path(__file__).resolve().parents[1]
 PIP = "pip==26.0.1"
@@ -26,7 +27,9 @@ def cache_home() -> Path:
     if sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
     else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        # XDG Base Directory Specification: a relative path there is invalid and to be ignored.
+        base = named if named.is_absolute() else Path.home() / ".cache"
     return base / "supermachine-kernel"
 
 
@@ -75,6 +78,16 @@ def apt_install(packages: list[str]) -> None:
             raise SetupError(f"{', '.join(packages)}: apt-get ended with {done.returncode}: {last}; {by_hand}")
 
 
+def finish(main: Callable[[], int]) -> NoReturn:
+    """End the program with what `main` returns; an interrupt from the keyboard is no traceback."""
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        say("interrupted")
+        status = 1
+    sys.exit(status)
+
+
 def say(message: str) -> None:
     """Progress, on standard error: standard output is for results."""
     print(message, file=sys.stderr, flush=True)
@@ -117,7 +130,13 @@ def _run(command: list[str]) -> str:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise SetupError(
+            f"{path.parent}: expected a cache folder to write to, found: {error.strerror}; set XDG_CACHE_HOME to one"
+        ) from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

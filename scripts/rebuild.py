@@ -107,7 +107,7 @@ def _unpack_assets(wheel: Path, folder: Path) -> None:
             for asset in ASSETS:
                 (folder / asset.name).write_bytes(archive.read(f"supermachine_kernel/assets/{asset.name}"))
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, EOFError) as error:
+    except (OSError, zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, EOFError) as error:
         raise RebuildError(f"{wheel}: expected a wheel with the assets, found: {error}; fetch it again") from error
     if damaged:
         raise RebuildError(f"{wheel}: expected a whole archive, found {damaged} damaged; fetch it again")

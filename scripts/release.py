@@ -163,4 +163,4 @@ def _parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     if not all(importlib.util.find_spec(name) for name in ("requests", "tqdm")):
         os.execv(python := str(environment.ensure("build")), [python, *sys.argv])
-    sys.exit(main())
+    environment.finish(main)

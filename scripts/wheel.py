@@ -19,6 +19,7 @@ if not __package__:
 from scripts import audit, environment
 from scripts.asset_build.lock import LOCK_NAME
 from scripts.environment import PROJECT, SetupError, say
+from supermachine_kernel._assets import ASSETS
 
 EPILOG = """\
 The assets come from the first of these that is there:
@@ -66,30 +67,41 @@ def build_assets() -> None:
 def build_wheel(out: Path) -> dict[str, Any]:
     """Build, check, and put the wheel into `out`; what it is, for `--json`. Raises WheelError or SetupError."""
     python = environment.ensure("build")
-    _bring_assets(python)
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".wheel-", dir=out) as folder:
-        built = _build(python, Path(folder))
-        report = _check(python, built)
-        final = out / built.name
-        built.replace(final)
+    out = out.absolute()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".wheel-", dir=out) as folder:
+            assets = _bring_assets(python, Path(folder) / "assets")
+            built = _build(python, assets, Path(folder))
+            report = _check(python, built)
+            final = out / built.name
+            built.replace(final)
+    except OSError as error:
+        raise WheelError(f"{out}: cannot be written: {error.strerror}; name another folder with --out") from error
     return {"wheel": str(final), **report}
 
 
-def _bring_assets(python: Path) -> None:
-    """Have the set at hand, the progress of a fetch shown; the build then finds it there, or in the cache."""
+def _bring_assets(python: Path, folder: Path) -> Path:
+    """Have the set in a folder, the progress of a fetch shown; the one message, if there is none, is shown too."""
     say("bringing the assets")
-    command = [str(python), "-m", "scripts.asset_build"]
-    done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, check=False)
+    folder.mkdir()
+    # In the caller's folder, from which the variables name theirs; with the project first on the path.
+    program = "import sys; sys.path[0] = sys.argv[1]; from scripts.asset_build import bring; bring.main(sys.argv[2])"
+    command = [str(python), "-c", program, str(PROJECT), str(folder)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if done.returncode:
-        raise WheelError("there are no assets to build with; the message is above")
+        raise SystemExit(1)
     say(f"  from the {done.stdout.decode().strip()}")
+    return folder
 
 
-def _build(python: Path, folder: Path) -> Path:
+def _build(python: Path, assets: Path, folder: Path) -> Path:
     say("building the wheel")
     command = [str(python), "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(PROJECT)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    singles = {asset.variable for asset in ASSETS}
+    inside = {name: value for name, value in os.environ.items() if name not in singles}
+    inside["SUPERMACHINE_ASSETS_DIR"] = str(assets)
+    done = subprocess.run(command, env=inside, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         _, error, message = done.stdout.partition("\nerror: ")
         raise WheelError(message.partition("\nERROR Backend")[0].strip() if error else done.stdout.strip())
@@ -163,4 +175,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    environment.finish(main)

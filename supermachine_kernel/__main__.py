@@ -225,6 +225,12 @@ def _asset(name: str) -> Asset:
     raise argparse.ArgumentTypeError(f"no asset {name!r}: the assets are {', '.join(_NAMES)}")
 
 
+def _place(name: str) -> str:
+    if not name:
+        raise argparse.ArgumentTypeError("the name is empty: is a variable unset?")
+    return name
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         PROGRAM, description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -241,7 +247,9 @@ def _parser() -> argparse.ArgumentParser:
             epilog=shown,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        own.add_argument("--json", action="store_true", help="print JSON (docs/cli.schema.json)")
+        own.add_argument(
+            "--json", action="store_true", help="print JSON (its schema: docs/cli.schema.json of the sources)"
+        )
         own.set_defaults(run=run, usage=own.error)
         return own
 
@@ -253,16 +261,16 @@ def _parser() -> argparse.ArgumentParser:
     extract = command("extract", _extract, "put assets into a folder, made if need be", "DIR", "kernel init-oci DIR")
     named = extract.add_argument("assets", nargs="*", type=_asset, metavar="ASSET", help="all when none is named")
     _complete_with(named, _NAMES)
-    extract.add_argument("directory", metavar="DIR", help="files of the same names there are replaced")
+    extract.add_argument("directory", type=_place, metavar="DIR", help="files of the same names there are replaced")
 
     verify = command("verify", _verify, "compare size and SHA-256 of every asset", "", "DIR", "MyApp.app")
     verify.add_argument(
-        "directory", nargs="?", metavar="DIR", help="a folder or app with the set; else what is installed"
+        "directory", nargs="?", type=_place, metavar="DIR", help="a folder or app with the set; else what is installed"
     )
 
     bundle = command("bundle", _bundle, "put the set and a receipt into an app or a folder", "MyApp.app", "DIR")
     bundle.add_argument(
-        "target", metavar="TARGET", help="MyApp.app (its Contents/Resources), or any folder; sign after"
+        "target", type=_place, metavar="TARGET", help="MyApp.app (its Contents/Resources), or any folder; sign after"
     )
 
     command("doctor", _doctor, "look for what is wrong here, and say what to do", "", "--json")

@@ -17,6 +17,8 @@ try:
     from ._manifest import MANIFEST as _MANIFEST
 except ImportError:  # a source checkout, or an editable install that found no assets
     _MANIFEST = None  # type: ignore[assignment]
+except Exception:  # a damaged file: said when the manifest is asked for, not by whoever imports this
+    _MANIFEST = {}
 
 SET = "aarch64"
 """The asset set this version knows: the guest architecture, as the kernel build names it."""
@@ -231,15 +233,22 @@ ASSETS = (KERNEL, INIT_OCI, SUPERMACHINE_AGENT, SMPARK_KO)
 
 
 def manifest() -> "dict[str, Any]":
-    """The manifest of this installation. Raises AssetMissingError where there is none."""
+    """The manifest of this installation. Raises AssetMissingError where there is none, AssetError for a damaged one."""
     if _MANIFEST is None:
         raise AssetMissingError(f"{_DIRECTORY}: expected the assets of an installed wheel, found none; {_cure()}")
+    try:
+        for asset in ASSETS:
+            entry = _MANIFEST["assets"][asset.name]
+            entry["size"] + len(entry["sha256"] + _MANIFEST["set_digest"])
+    except (KeyError, TypeError):
+        found = os.path.join(os.path.dirname(_DIRECTORY), "_manifest.py")
+        raise AssetError(f"{found}: expected the manifest of the four assets, found a damaged one; {_cure()}") from None
     return _MANIFEST
 
 
 def installed_version() -> str:
     """The version of the assets that are here, with the label of a build of other than the locked ones."""
-    return VERSION if _MANIFEST is None else str(_MANIFEST["version"])
+    return VERSION if not isinstance(_MANIFEST, dict) else str(_MANIFEST.get("version", VERSION))
 
 
 def assets_dir() -> "Path":
@@ -260,6 +269,8 @@ def extract_all_to(directory: "StrPath") -> "Path":
 
     from ._extract import make_folder
 
+    if not in_archive():
+        assets_dir()  # a set that is not whole is not begun
     folder = Path(directory)
     make_folder(folder)
     for asset in ASSETS:
@@ -286,10 +297,18 @@ def in_archive() -> bool:
     return os.path.isfile(path)
 
 
+def reinstall() -> str:
+    """How this very version is installed again: another would be out of step with the library."""
+    version = installed_version()
+    if "+" in version:
+        return "pip install --force-reinstall, with the file of the wheel: no index has a build of its own"
+    return f'pip install --force-reinstall "supermachine-kernel=={version}"'
+
+
 def _cure() -> str:
     if getattr(sys, "frozen", False) or "__compiled__" in globals():  # PyInstaller, cx_Freeze, py2app; Nuitka
         return "freeze the app again, with the data files of the package supermachine_kernel"
     return (
-        "install the wheel again (pip install --force-reinstall supermachine-kernel), or in a checkout build the "
-        "assets (bash kernel-build/scripts/build.sh) and pip install -e . again"
+        f"install the wheel again ({reinstall()}), or in a checkout build the assets (bash "
+        "kernel-build/scripts/build.sh) and pip install -e . again"
     )

@@ -4,15 +4,13 @@ import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
-from ._assets import ASSETS, KERNEL, SMPARK_KO, Asset, installed_version
+from ._assets import ASSETS, KERNEL, SMPARK_KO, Asset, installed_version, reinstall
 from ._errors import AssetError, DestinationError, InspectionError, LockstepError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OK, WARN, BAD = "ok", "warn", "bad"
-
-_REINSTALL = "pip install --force-reinstall supermachine-kernel"
 
 
 class Finding(NamedTuple):
@@ -98,7 +96,7 @@ def _kernel() -> Finding:
         with KERNEL.view() as data:
             facts = inspect_kernel(data)
     except InspectionError as error:
-        return Finding("kernel release", BAD, str(error), _REINSTALL)
+        return Finding("kernel release", BAD, str(error), reinstall())
     if facts.af_tsi:
         return Finding("kernel release", OK, f"Linux {facts.release}, with AF_TSI")
     cure = "install a released wheel, or build with the AF_TSI series (kernel-build/README.md), if guests need it"
@@ -112,10 +110,10 @@ def _module() -> Finding:
         with KERNEL.view() as kernel, SMPARK_KO.view() as module:
             release, vermagic = inspect_kernel(kernel).release, inspect_module(module)
     except InspectionError as error:
-        return Finding("kernel and module", BAD, str(error), _REINSTALL)
+        return Finding("kernel and module", BAD, str(error), reinstall())
     if vermagic.split()[0] == release:
         return Finding("kernel and module", OK, f"in step: {vermagic}")
-    return Finding("kernel and module", BAD, f"kernel {release}, module for {vermagic}", _REINSTALL)
+    return Finding("kernel and module", BAD, f"kernel {release}, module for {vermagic}", reinstall())
 
 
 def _lockstep() -> Finding:
@@ -129,9 +127,10 @@ def _lockstep() -> Finding:
     except metadata.PackageNotFoundError:
         return Finding(subject, OK, "no distribution supermachine beside this one: nothing to be in step with")
     try:
-        require_version(version.partition("+")[0].partition(".post")[0])
+        release = version.partition("+")[0].partition(".post")[0]
+        require_version(release)
     except LockstepError:
-        return Finding(subject, BAD, f"supermachine {version}, {mine}", f'pip install "supermachine-kernel=={version}"')
+        return Finding(subject, BAD, f"supermachine {version}, {mine}", f'pip install "supermachine-kernel=={release}"')
     except (ValueError, AttributeError):  # AttributeError: metadata without a version
         return Finding(subject, BAD, f"supermachine {version}, {mine}", "install a released version of supermachine")
     return Finding(subject, OK, f"in step: supermachine {version}, {mine}")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from scripts.asset_build.errors import BuildError
-from scripts.asset_build.layout import BASE
-from scripts.asset_build.release import parse_base
+from scripts.asset_build.layout import BASE, release_folder
+from scripts.asset_build.progress import Progress
+from scripts.asset_build.release import Base, parse_base
+from scripts.asset_build.transfer import PATIENCE, Sink
+from supermachine_kernel._version import VERSION
 
 
 @pytest.mark.parametrize(
@@ -46,3 +51,22 @@ def test_a_base_that_is_none(text: str) -> None:
     assert text in str(error.value)
     assert "expected an https" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["htp://user:hunter2@host/a", "http://user:hunter2@host:99999/a", "http://u:hunter2@h/x?y"]
+)
+def test_credentials_of_a_base_that_is_none_are_not_shown(text: str) -> None:
+    with pytest.raises(BuildError) as refused:
+        parse_base(text, "--from")
+    assert "hunter2" not in str(refused.value)
+    assert str(refused.value).startswith("--from=")
+
+
+def test_a_pipe_in_a_folder_release_does_not_hang(tmp_path: Path) -> None:
+    """A lone pipe would be waited for without end."""
+    folder = tmp_path / release_folder(VERSION)
+    folder.mkdir()
+    os.mkfifo(folder / "aarch64-kernel.xz")
+    with Progress(1) as progress, pytest.raises(BuildError, match="no regular file"):
+        Base(tmp_path, None, PATIENCE, progress).bring("aarch64-kernel.xz", cast(Sink, None), 1)

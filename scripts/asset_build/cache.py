@@ -27,7 +27,9 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
     home = Path(environ.get("HOME") or Path.home())
     if sys.platform == "darwin":
         return home / "Library" / "Caches" / "supermachine-kernel" / "release"
-    return Path(environ.get("XDG_CACHE_HOME") or home / ".cache") / "supermachine-kernel" / "release"
+    cache = Path(environ.get("XDG_CACHE_HOME", ""))
+    # XDG Base Directory Specification: a relative path there is invalid and to be ignored.
+    return (cache if cache.is_absolute() else home / ".cache") / "supermachine-kernel" / "release"
 
 
 class Cache:

@@ -12,7 +12,7 @@ from supermachine_kernel._assets import ASSETS, KERNEL, Asset
 from supermachine_kernel._inspect import KernelFacts, inspect_kernel, inspect_module, inspect_program
 
 from .digest import set_digest
-from .errors import BuildError
+from .errors import BuildError, plain
 from .lock import LockedSet
 from .sources import Source
 
@@ -95,8 +95,8 @@ def _build_info(path: Optional[Path], sha256: Mapping[str, str]) -> Optional[Map
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
         recorded = {name: asset["sha256"] for name, asset in info["assets"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BuildError(
-            f"{path}: expected the build's own record in JSON, found {error!r}; build again, or remove it"
+            f"{path}: expected the build's own record in JSON, found {plain(error)}; build again, or remove it"
         ) from error
     return info if recorded == dict(sha256) else None

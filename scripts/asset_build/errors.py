@@ -14,3 +14,12 @@ class WrongContent(Exception):
         super().__init__(expected, found)
         self.expected = expected
         self.found = found
+
+
+def plain(error: Exception) -> str:
+    """What a parser met, in words: the reason of the system, or what is not as it should be."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, KeyError):
+        return f"no {error}"
+    return " ".join(str(error).split()) or type(error).__name__

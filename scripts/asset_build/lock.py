@@ -10,7 +10,7 @@ from supermachine_kernel._assets import ASSETS, SET
 from supermachine_kernel._version import VERSION
 
 from .digest import set_digest
-from .errors import BuildError
+from .errors import BuildError, plain
 
 LOCK_NAME = "assets.lock.json"
 FORMAT = 1
@@ -70,8 +70,8 @@ def read_lock_file(path: Path) -> Lock:
         return parse_lock(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BuildError(f"{path}: expected the lock, found nothing readable ({error.strerror}); {cure}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BuildError(f"{path}: expected a lock of format {FORMAT}, found {error!r}; {cure}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise BuildError(f"{path}: expected a lock of format {FORMAT}, found {plain(error)}; {cure}") from error
 
 
 def parse_lock(text: str) -> Lock:

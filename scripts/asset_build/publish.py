@@ -62,7 +62,7 @@ def lock_published(text: str, environ: Mapping[str, str], locked: Optional[Locke
     A release does not say how it was built: the build info stays that of `locked` where that is the same set,
     and is none otherwise. Raises BuildError.
     """
-    location = parse_base(text)
+    location = parse_base(text, "--from")
     if environ.get("SUPERMACHINE_OFFLINE") == "1" and isinstance(location, str):
         raise BuildError(f"{shown(location)}: SUPERMACHINE_OFFLINE=1 keeps it from being asked; unset it")
     with tempfile.TemporaryDirectory(prefix="supermachine-kernel-") as folder, Progress(None) as progress:

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -153,11 +154,13 @@ class Base:
 
     def _copy(self, path: Path, sink: Sink, size: Optional[int]) -> None:
         try:
+            if path.exists() and not path.is_file():
+                raise OSError(errno.EINVAL, "no regular file")
             file = path.open("rb")
         except OSError as error:
             raise BuildError(
-                f"{path}: expected the published file, found: {error.strerror}; SUPERMACHINE_RELEASE_URL names the "
-                f"folder above {release_folder(VERSION)}/"
+                f"{path}: expected the published file, found: {error.strerror}; the release base is "
+                f"the folder above {release_folder(VERSION)}/"
             ) from error
         with file:
             found = os.fstat(file.fileno()).st_size
@@ -169,15 +172,15 @@ class Base:
         sink.finish()
 
 
-def parse_base(text: Optional[str]) -> Union[str, Path]:
-    """The release base that SUPERMACHINE_RELEASE_URL gives: a URL (https, http) or a folder. Raises BuildError."""
+def parse_base(text: Optional[str], given_by: str = "SUPERMACHINE_RELEASE_URL") -> Union[str, Path]:
+    """The release base that somebody gave: a URL (https, http) or a folder. Raises BuildError."""
     if not text:
         return BASE
-    if "://" not in text:
+    if "://" not in text and "\0" not in text:
         return Path(text).absolute()
     try:
         parts = urlsplit(text)
-        right = parts.port != 0 and not parts.query and not parts.fragment
+        right = parts.port != 0 and not parts.query and not parts.fragment and "\0" not in unquote(text)
     except ValueError:
         right = False
     if right and parts.scheme in ("https", "http") and parts.hostname:
@@ -185,9 +188,15 @@ def parse_base(text: Optional[str]) -> Union[str, Path]:
     if right and parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
         return Path(unquote(parts.path))
     raise BuildError(
-        f"SUPERMACHINE_RELEASE_URL={text}: expected an https, http or file URL without a query, or a folder, found "
-        f"neither; the default is {BASE}"
+        f"{given_by}={_without_credentials(text)}: expected an https, http or file URL without a query, or a "
+        f"folder, found neither; the default is {BASE}"
     )
+
+
+def _without_credentials(text: str) -> str:
+    """What may be shown of a URL that cannot be parsed."""
+    scheme, mark, rest = text.partition("://")
+    return repr(scheme + mark + rest.rpartition("@")[2])
 
 
 def in_parallel(jobs: Mapping[str, Callable[[], T]], stop: threading.Event) -> dict[str, T]:

@@ -48,14 +48,14 @@ def resolve(project: Path, environ: Mapping[str, str], *, local_only: bool = Fal
 def nothing_found(project: Path, environ: Mapping[str, str], release: str) -> str:
     """The message of a build that has no source: each that was tried, in order, and what to do for it."""
     trees = ", ".join(str(tree) for tree in tree_candidates(project, environ))
-    no_tree = f"no out/{SET}/ in {trees}" if trees else "SUPERMACHINE_KERNEL_BUILD is set empty: none is wanted"
+    no_tree = f"no out/{SET}/ in {trees}" if trees else "SUPERMACHINE_KERNEL_BUILD is set empty; unset it"
     return "\n".join(
         (
             f"no asset set for {SET} found; tried, in this order:",
             "  1. override: SUPERMACHINE_ASSETS_DIR is not set; set it to a folder with "
             + ", ".join(asset.name for asset in ASSETS),
             f"  2. tree: {no_tree}; run bash kernel-build/scripts/build.sh (on Debian or Ubuntu), "
-            "or set SUPERMACHINE_KERNEL_BUILD",
+            "or set SUPERMACHINE_KERNEL_BUILD to a tree that is built",
             f"  {release}",
         )
     )
@@ -63,7 +63,7 @@ def nothing_found(project: Path, environ: Mapping[str, str], release: str) -> st
 
 def _single_files(environ: Mapping[str, str]) -> dict[str, Path]:
     return {
-        asset.name: _readable(Path(environ[asset.variable]), asset.variable)
+        asset.name: _readable(Path(environ[asset.variable]).absolute(), asset.variable)
         for asset in ASSETS
         if environ.get(asset.variable)
     }
@@ -72,7 +72,7 @@ def _single_files(environ: Mapping[str, str]) -> dict[str, Path]:
 def _override(environ: Mapping[str, str]) -> Optional[Source]:
     if not environ.get("SUPERMACHINE_ASSETS_DIR"):
         return None
-    folder = Path(environ["SUPERMACHINE_ASSETS_DIR"])
+    folder = Path(environ["SUPERMACHINE_ASSETS_DIR"]).absolute()
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise BuildError(
@@ -104,7 +104,7 @@ def tree_candidates(project: Path, environ: Mapping[str, str]) -> list[Path]:
     chosen = environ.get("SUPERMACHINE_KERNEL_BUILD")
     if chosen is None:
         return [project / "kernel-build", project.parent / "kernel-build"]
-    return [Path(chosen)] if chosen else []
+    return [Path(chosen).absolute()] if chosen else []
 
 
 def _release(project: Path, environ: Mapping[str, str]) -> Source:

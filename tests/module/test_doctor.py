@@ -87,7 +87,7 @@ def test_each_asset_is_looked_at(asset: supermachine_kernel.Asset, damaged: Path
     assert status == 1
     assert [subject for subject, finding in found.items() if finding["status"] == "bad"] == [asset.name]
     assert f"{path}: expected SHA-256 {asset.sha256}, found " in found[asset.name]["found"]
-    assert found[asset.name]["cure"].startswith("install the wheel again (pip install --force-reinstall ")
+    assert found[asset.name]["cure"].startswith("install the wheel again (pip install --force-reinstall")
 
 
 def test_no_manifest(damaged: Path) -> None:

@@ -49,6 +49,9 @@ class TestHelp:
             (["extract", "initrd", "DIR"], "no asset 'initrd': the assets are"),
             (["extract", "kernel"], "which folder? For one named like the asset: extract ./kernel"),
             (["bundle"], "error: the following arguments are required: TARGET"),
+            (["bundle", ""], "the name is empty: is a variable unset?"),
+            (["extract", ""], "the name is empty"),
+            (["verify", ""], "the name is empty"),
             (["info", "--yaml"], "error: unrecognized arguments: --yaml"),
         ],
     )
