@@ -39,6 +39,8 @@ from supermachine_kernel._version import VERSION
 from tests.support import faults_page, nginx
 from tests.support.faulty import Answer, FaultyHost, Reply, Request, cut, serve
 
+pytestmark = pytest.mark.slow  # a server and its silences
+
 UNPACKED = random.Random(1).randbytes(200_000)
 PACKED = pack(UNPACKED)
 HALF = len(PACKED) // 2
