@@ -38,6 +38,8 @@ own = markers.default_environment
 mac = {"os_name": "posix", "sys_platform": "darwin", "platform_system": "Darwin", "platform_machine": "arm64"}
 markers.default_environment = lambda: {**own(), **mac}
 from pip._internal.cli.main import main
+
+pytestmark = pytest.mark.slow  # a server, and uploads to it
 sys.exit(main())
 """
 
