@@ -25,6 +25,8 @@ from scripts import environment
 from supermachine_kernel._version import VERSION
 from tests.support import checkout, index, release
 
+pytestmark = pytest.mark.slow  # a server, and uploads to it
+
 NEXT = "{}.{}.{}".format(*VERSION.split(".")[:2], int(VERSION.split(".")[2]) + 1)
 """A version of the library whose assets nobody published."""
 
@@ -38,8 +40,6 @@ own = markers.default_environment
 mac = {"os_name": "posix", "sys_platform": "darwin", "platform_system": "Darwin", "platform_machine": "arm64"}
 markers.default_environment = lambda: {**own(), **mac}
 from pip._internal.cli.main import main
-
-pytestmark = pytest.mark.slow  # a server, and uploads to it
 sys.exit(main())
 """
 
