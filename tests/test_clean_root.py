@@ -21,8 +21,8 @@ else:
 
 PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text()
-FREEZERS = {"pex": "pex", "shiv": "shiv", "cx_freeze": "cx_Freeze"}
-"""Those that pip alone installs: PyInstaller needs objdump as well, Nuitka a C compiler."""
+FREEZERS = {"pex": "pex", "shiv": "shiv", "cx_freeze": "cx_Freeze", "pyinstaller": "pyinstaller", "nuitka": "nuitka"}
+"""What pip calls each; Nuitka is published as an sdist alone."""
 PIP = {
     "PIP_NO_INDEX": "1",
     "PIP_FIND_LINKS": "/wheels",
@@ -31,25 +31,46 @@ PIP = {
     "PIP_PLATFORM": "macosx_11_0_arm64",
 }
 LINK = re.compile(r"\]\(examples/(\w+)/?\)")
+PACKAGE = re.compile(r"`([\w-]+)`")
 
 
-def _with_python_and_pip_alone() -> list[str]:
-    """The examples in README.md's table under that heading."""
-    section = re.search(r"^### With Python and pip alone\n(.*?)(?=^##|\Z)", README, re.MULTILINE | re.DOTALL)
-    return LINK.findall(section[1]) if section else []
+def _section(heading: str) -> str:
+    found = re.search(rf"^### {heading}\n(.*?)(?=^##|\Z)", README, re.MULTILINE | re.DOTALL)
+    return found[1] if found else ""
+
+
+WITH_PYTHON_AND_PIP = LINK.findall(_section("With Python and pip alone"))
+WITH_A_FREEZER = {
+    LINK.findall(line)[0]: PACKAGE.findall(line)
+    for line in _section("With a freezer").splitlines()
+    if LINK.search(line)
+}
+"""The Debian packages that each wants, by example."""
+ON_A_MAC = LINK.findall(_section("On a Mac"))
+PACKAGES = sorted({package for packages in WITH_A_FREEZER.values() for package in packages})
 
 
 def test_readme_names_every_example() -> None:
     there = {path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert set(LINK.findall(README)) == there
-    of_them = {"build_time", "run_time", "vmm_view", "container", "read_only_store"}
-    assert of_them <= set(_with_python_and_pip_alone()), "README.md: expected them under: With Python and pip alone"
+    assert sorted([*WITH_PYTHON_AND_PIP, *WITH_A_FREEZER, *ON_A_MAC]) == sorted(there)
+    assert {"build_time", "run_time", "vmm_view", "container", "read_only_store", "zipapp"} == set(WITH_PYTHON_AND_PIP)
+    assert set(FREEZERS) == set(WITH_A_FREEZER)
+    assert set(ON_A_MAC) == {"py2app", "briefcase"}
 
 
 @pytest.fixture(scope="module")
 def root(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clean root with the examples and the wheel, which its own pip has installed into a folder."""
-    root = clean_root.unpack(tmp_path_factory.mktemp("clean") / "root")
+    return _with_the_wheel(clean_root.unpack(tmp_path_factory.mktemp("clean") / "root"), wheel)
+
+
+@pytest.fixture(scope="module")
+def root_with_packages(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same after apt has installed the packages that README.md names beside the freezers."""
+    return _with_the_wheel(clean_root.unpack(tmp_path_factory.mktemp("clean") / "root", *PACKAGES), wheel)
+
+
+def _with_the_wheel(root: Path, wheel: Path) -> Path:
     shutil.copytree(EXAMPLES, root / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "wheels").mkdir()
     shutil.copy(wheel, root / "wheels")
@@ -67,9 +88,7 @@ def test_nothing_but_python_and_pip_is_there(root: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [name for name in _with_python_and_pip_alone() if name not in ("container", *FREEZERS)]
-)
+@pytest.mark.parametrize("name", [name for name in WITH_PYTHON_AND_PIP if name != "container"])
 def test_example(name: str, root: Path, wheel: Path) -> None:
     clean_root.run_in(root, "bash", f"/examples/{name}/run.sh", f"/out/{name}", PYTHONPATH="/opt/site", **PIP)
 
@@ -80,21 +99,29 @@ def test_example(name: str, root: Path, wheel: Path) -> None:
         assert_is_the_set(out / "Hello.app/Contents/Resources" if name == "build_time" else out / "guest", wheel)
 
 
-@pytest.fixture(scope="module")
-def tools(root: Path) -> dict[str, str]:
-    """The environment of a user whose pip has installed the freezers into a folder too."""
-    pinned = tomllib.loads((PROJECT / "pyproject.toml").read_text())["dependency-groups"]["freeze"]
-    wanted = [line for line in pinned if line.partition("=")[0] in FREEZERS.values()]
-    shutil.copytree(clean_root.wheelhouse(wanted), root / "tools")
-    install = ["python3", "-m", "pip", "install", "--no-index", "--find-links", "/tools", "--target", "/opt/tools"]
-    clean_root.run_in(root, *install, *FREEZERS.values())
-    return {"PATH": f"/opt/tools/bin:{clean_root.PATH}", "PYTHONPATH": "/opt/site:/opt/tools"}
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, packages in WITH_A_FREEZER.items() if not packages])
+def test_freezer(name: str, root: Path, wheel: Path) -> None:
+    _freeze(name, root, wheel)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FREEZERS)
-def test_freezer_that_pip_installs(name: str, root: Path, tools: dict[str, str], wheel: Path) -> None:
-    clean_root.run_in(root, "bash", f"/examples/{name}/run.sh", f"/out/{name}", **tools, **PIP)
+@pytest.mark.parametrize("name", [name for name, packages in WITH_A_FREEZER.items() if packages])
+def test_freezer_that_wants_packages(name: str, root_with_packages: Path, wheel: Path) -> None:
+    _freeze(name, root_with_packages, wheel)
+
+
+def _freeze(name: str, root: Path, wheel: Path) -> None:
+    """Run the example as a user whose pip has installed that freezer, and nothing else, into a folder."""
+    pinned = tomllib.loads((PROJECT / "pyproject.toml").read_text())["dependency-groups"]["freeze"]
+    [wanted] = [line for line in pinned if line.partition("=")[0] == FREEZERS[name] and "< '3.10'" not in line]
+    tools = f"/opt/tools/{name}"
+    shutil.copytree(clean_root.wheelhouse(wanted, sdist=name == "nuitka"), root / "wheelhouse" / name)
+    index = ["--no-index", "--find-links", f"/wheelhouse/{name}"]
+    clean_root.run_in(root, "python3", "-m", "pip", "install", *index, "--target", tools, FREEZERS[name])
+
+    path = {"PATH": f"{tools}/bin:{clean_root.PATH}", "PYTHONPATH": f"/opt/site:{tools}"}
+    clean_root.run_in(root, "bash", f"/examples/{name}/run.sh", f"/out/{name}", **path, **PIP)
     assert_is_the_set(root / "out" / name / "guest", wheel)
 
 

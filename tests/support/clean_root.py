@@ -18,15 +18,15 @@ from tests.support import disk
 from tests.support.examples import run
 
 SUITE, PYTHON = "bookworm", "3.11"
-BOOTSTRAP = ["--variant=minbase", "--include=python3,python3-pip"]
+PACKAGES = ("python3", "python3-pip")
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def unpack(root: Path) -> Path:
-    """Make `root`, a fresh clean root."""
+def unpack(root: Path, *packages: str) -> Path:
+    """Make `root`, a fresh clean root in which apt has installed those packages too."""
     if os.geteuid() != 0:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("only root may change the root folder")
-    archive = _archive()
+    archive = _archive((*PACKAGES, *sorted(packages)))
     root.mkdir()
     subprocess.run(["tar", "-xpf", archive, "-C", root], check=True)
     return root
@@ -39,14 +39,19 @@ def run_in(root: Path, *command: str, **environment: str) -> str:
     return run(isolated, {"PATH": PATH, "HOME": "/root", **environment}, root)
 
 
-def wheelhouse(requirements: list[str]) -> Path:
-    """A folder with the wheels that the root's pip needs to install those, from this machine's index."""
-    return _once("wheels", [PYTHON, *requirements], lambda folder: _download(requirements, folder / "wheels"))
+def wheelhouse(requirement: str, *, sdist: bool = False) -> Path:
+    """A folder with what the root's pip needs to install that, from this machine's index.
+
+    `sdist` takes the requirement as an sdist, with what it builds with, and without anything it depends on.
+    """
+    inputs = [PYTHON, requirement, str(sdist)]
+    return _once("wheels", inputs, lambda folder: _download(requirement, folder / "wheels", sdist=sdist))
 
 
-def _archive() -> Path:
+def _archive(packages: tuple[str, ...]) -> Path:
     """The root as a tar."""
-    return _once("root.tar", [SUITE, *BOOTSTRAP], lambda folder: _bootstrap(folder / "root.tar"))
+    options = ["--variant=minbase", f"--include={','.join(packages)}"]
+    return _once("root.tar", [SUITE, *options], lambda folder: _bootstrap(options, folder / "root.tar"))
 
 
 def _once(name: str, inputs: list[str], make: Callable[[Path], None]) -> Path:
@@ -62,16 +67,24 @@ def _once(name: str, inputs: list[str], make: Callable[[Path], None]) -> Path:
     return made
 
 
-def _download(requirements: list[str], folder: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", "--python-version", PYTHON]
-    done = subprocess.run([*pip, "--dest", folder, *requirements], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"pip download ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+def _download(requirement: str, folder: Path, *, sdist: bool) -> None:
+    wheels = ["--only-binary=:all:", "--python-version", PYTHON]
+    wanted = [[*wheels, requirement]]
+    if sdist:
+        wanted = [
+            ["--no-binary=:all:", "--no-build-isolation", "--no-deps", requirement],
+            [*wheels, "setuptools", "wheel"],
+        ]
+    for options in wanted:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(folder), *options]
+        done = subprocess.run(pip, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"pip download ended with {done.returncode}:\n{done.stdout}{done.stderr}"
 
 
-def _bootstrap(archive: Path) -> None:
+def _bootstrap(options: list[str], archive: Path) -> None:
     root = archive.with_name("root")
     # In a namespace of its own, where debootstrap's mounts end with it.
-    bootstrap = ["unshare", "--mount", disk.tool("debootstrap", "debootstrap"), *BOOTSTRAP, SUITE, str(root)]
+    bootstrap = ["unshare", "--mount", disk.tool("debootstrap", "debootstrap"), *options, SUITE, str(root)]
     done = subprocess.run([*bootstrap, *_mirror()], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"debootstrap ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr}"
     left_out = ["--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./var/cache/apt/*"]
