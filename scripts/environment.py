@@ -41,7 +41,7 @@ def ensure(group: str, python: str = sys.executable) -> Path:
     folder = cache_home() / "venv" / f"{group}-{_key(python)}"
     interpreter = folder / "bin" / "python"
     complete = folder / "complete"
-    with _locked(folder.with_suffix(".lock")):
+    with locked(folder.with_suffix(".lock")):
         if not complete.exists():
             shutil.rmtree(folder, ignore_errors=True)
             say(f"making the {group} environment for {_version(python)} (once)")
@@ -71,11 +71,12 @@ def apt_install(packages: list[str]) -> None:
         raise SetupError(f"{', '.join(packages)} missing, and no right to install it; {by_hand}")
     say(f"installing {', '.join(packages)}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update"], install):
-        done = subprocess.run([*prefix, *command], env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise SetupError(f"{', '.join(packages)}: apt-get ended with {done.returncode}: {last}; {by_hand}")
+    with locked(cache_home() / "apt.lock"):  # of the lists apt keeps a lock that it does not wait for
+        for command in (["apt-get", "update"], [*install, "-o", "DPkg::Lock::Timeout=300"]):
+            done = subprocess.run([*prefix, *command], env=environment, capture_output=True, text=True, check=False)
+            if done.returncode:
+                last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                raise SetupError(f"{', '.join(packages)}: apt-get ended with {done.returncode}: {last}; {by_hand}")
 
 
 def finish(main: Callable[[], int]) -> NoReturn:
@@ -86,6 +87,21 @@ def finish(main: Callable[[], int]) -> NoReturn:
         say("interrupted")
         status = 1
     sys.exit(status)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of that file, alone on this machine. Raises SetupError where it cannot be made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise SetupError(
+            f"{path.parent}: expected a cache folder to write to, found: {error.strerror}; set XDG_CACHE_HOME to one"
+        ) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def say(message: str) -> None:
@@ -126,17 +142,3 @@ def _run(command: list[str]) -> str:
     if done.returncode:
         raise SetupError(f"{' '.join(command)}: ended with {done.returncode}:\n{done.stdout}{done.stderr}".rstrip())
     return done.stdout
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        raise SetupError(
-            f"{path.parent}: expected a cache folder to write to, found: {error.strerror}; set XDG_CACHE_HOME to one"
-        ) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

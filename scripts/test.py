@@ -39,6 +39,9 @@ SYSTEM_TOOLS = {
     "arm-linux-gnueabi-as": "binutils-arm-linux-gnueabi",
     "patchelf": "patchelf",
     "ccache": "ccache",
+    "cpio": "cpio",
+    "node": "nodejs",
+    "npm": "npm",
     "python3-config": "python3-dev",
 }
 """What the tests run beside Python, and the Debian package it is in."""

@@ -172,7 +172,7 @@ def test_misuse(arguments: list[str], message: str) -> None:
     result = build(*arguments)
     assert result.returncode == 2
     assert result.stdout == ""
-    assert result.stderr.startswith(f"build.sh: {message}\n\nUsage: ")
+    assert result.stderr == f"build.sh: {message}; --help lists the options\n"
 
 
 def test_source_that_is_not_there(tmp_path: Path) -> None:
@@ -188,6 +188,14 @@ def test_folder_with_other_files_is_not_replaced(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "thesis.tex is no part of a set: give a folder of its own" in result.stderr
     assert sorted(file.name for file in tmp_path.iterdir()) == ["kernel", "thesis.tex"]
+
+
+def test_out_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    result = build("--out", tmp_path / "out")
+    assert result.returncode == 1
+    assert result.stderr == f"build.sh: --out {tmp_path}/out: expected a folder, found a file\n"
+    assert (tmp_path / "out").read_text() == "mine"
 
 
 # --- the machine ---

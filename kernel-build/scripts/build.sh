@@ -38,8 +38,7 @@ die() {
 }
 
 misuse() {
-    printf 'build.sh: %s\n\n' "$*" >&2
-    usage >&2
+    printf 'build.sh: %s; --help lists the options\n' "$*" >&2
     exit 2
 }
 
@@ -101,13 +100,11 @@ parse_arguments() {
 
 # The folder is replaced as a whole, so that nothing but a set may be in it.
 require_own_folder() {
-    local other=$out
+    local other
     [[ -e $out ]] || return 0
-    if [[ -d $out ]]; then
-        other=$(cd "$out" && find . -mindepth 1 | grep -vxF "$(printf './%s\n' "${ASSETS[@]}" build-info.json)" | head -n 1) || true
-        [[ -n $other ]] || return 0
-    fi
-    die "--out $out is replaced as a whole, and $other is no part of a set: give a folder of its own"
+    [[ -d $out ]] || die "--out $out: expected a folder, found a file"
+    other=$(cd "$out" && find . -mindepth 1 | grep -vxF "$(printf './%s\n' "${ASSETS[@]}" build-info.json)" | head -n 1) || true
+    [[ -z $other ]] || die "--out $out is replaced as a whole, and $other is no part of a set: give a folder of its own"
 }
 
 require_debian() {
@@ -145,7 +142,7 @@ require_packages() {
     say "installing ${missing[*]}"
     "${as_root[@]}" apt-get -qq update > /dev/null 2>&1 || true
     # shellcheck disable=SC2086 # a list of words
-    output=$("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive $install 2>&1) || {
+    output=$("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive $install -o DPkg::Lock::Timeout=300 2>&1) || {
         tail -n 10 <<< "$output" >&2
         die "apt could not install ${missing[*]}. A distribution without $SOURCE_PACKAGE needs --source TARBALL" \
             "(a Linux 6.12 source tarball from kernel.org)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.environment import cache_home
+from scripts.environment import cache_home, locked
 from tests.support import disk
 from tests.support.examples import run
 
@@ -58,9 +57,7 @@ def _once(name: str, inputs: list[str], make: Callable[[Path], None]) -> Path:
     """`name` in the cache, by the inputs it was made of; the first test that wants it makes it."""
     key = hashlib.sha256("\0".join([os.uname().machine, *inputs]).encode()).hexdigest()[:16]
     made = cache_home() / "clean-root" / f"{key}-{name}"
-    made.parent.mkdir(parents=True, exist_ok=True)
-    with made.with_suffix(".lock").open("w") as lock, tempfile.TemporaryDirectory(dir=made.parent) as folder:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(made.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=made.parent) as folder:
         if not made.exists():
             make(Path(folder))
             (Path(folder) / name).rename(made)

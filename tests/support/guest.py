@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scripts import environment
@@ -105,7 +103,7 @@ def busybox() -> Path:
     Apt gets a state of its own, so that the machine needs no foreign architecture.
     """
     kept = environment.cache_home() / "test" / "busybox-arm64"
-    with _locked(kept.with_suffix(".lock")):
+    with environment.locked(kept.with_suffix(".lock")):
         if not kept.exists():
             with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
                 _fetch_busybox(Path(scratch)).rename(kept)
@@ -139,11 +137,3 @@ def _fetch_busybox(scratch: Path) -> Path:
     )
     program.chmod(stat.S_IRWXU)
     return program
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
