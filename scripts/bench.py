@@ -23,7 +23,7 @@ from typing import Callable
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: its wheel.py would hide the package wheel
 
-from scripts import environment
+from scripts import environment, wheel
 from scripts.asset_build.digest import file_sha256
 from scripts.asset_build.layout import release_folder
 from scripts.environment import PROJECT, SetupError, say
@@ -179,10 +179,109 @@ def _file_server(python: Path, base: Path) -> Iterator[str]:
             server.terminate()
 
 
+# --- module: the installed wheel, each step beside what does the same by hand, in one process ---
+
+_MODULE = """\
+import sys, time
+
+def seconds(action):
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+def load():
+    global kernel
+    import supermachine_kernel as kernel
+
+took = {"import": seconds(load)}
+import hashlib, json, os, shutil
+from pathlib import Path
+
+def copy(folder):
+    folder.mkdir()
+    for asset in kernel.ASSETS:
+        shutil.copyfile(asset.path, folder / asset.name)
+        (folder / asset.name).chmod(asset.mode)
+
+def read_and_digest(folder):
+    for asset in kernel.ASSETS:
+        hashlib.sha256((folder / asset.name).read_bytes()).hexdigest()
+
+def copy_and_sync(folder):
+    copy(folder)
+    for path in [*(folder / asset.name for asset in kernel.ASSETS), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+out = Path(sys.argv[1])
+copy(out / "warm")
+read_and_digest(out / "warm")
+kernel.extract_all_to(out / "warm")
+took["view"] = seconds(kernel.KERNEL.view)
+took["read"] = seconds(kernel.KERNEL.read_bytes)
+took["copy"] = seconds(lambda: copy(out / "copied"))
+took["extract"] = seconds(lambda: kernel.extract_all_to(out / "extracted"))
+took["copy and sync"] = seconds(lambda: copy_and_sync(out / "synced"))
+took["ensure"] = seconds(lambda: kernel.ensure_assets(out / "ensured"))
+took["digest"] = seconds(lambda: read_and_digest(out / "ensured"))
+took["ensure again"] = seconds(lambda: kernel.ensure_assets(out / "ensured"))
+took["verify"] = seconds(kernel.verify)
+print(json.dumps(took))
+"""
+
+
+def module(rounds: int) -> list[Figure]:
+    """Import, view, extraction and first start of the finished wheel, ten times a round."""
+    python = environment.ensure("build")
+    took: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix="supermachine-kernel-bench-") as folder:
+        report = wheel.build_wheel(Path(folder))
+        site = Path(folder, "site")
+        wheel.install(python, Path(report["wheel"]), site)
+        _module(python, site, Path(folder, "unmeasured"))  # compiles the module's bytecode
+        for turn in range(10 * rounds):
+            for name, seconds in _module(python, site, Path(folder, f"out-{turn}")).items():
+                took.setdefault(name, []).append(seconds)
+    median = {name: 1000 * statistics.median(values) for name, values in took.items()}
+    steps = [
+        ("import supermachine_kernel", "import", ""),
+        ("KERNEL.view()", "view", "read"),
+        ("KERNEL.read_bytes()", "read", ""),
+        ("extract_all_to() into a new folder", "extract", "copy"),
+        ("shutil.copyfile and chmod of the four", "copy", ""),
+        ("ensure_assets(), the first time", "ensure", "copy and sync"),
+        ("the same copies with fsync", "copy and sync", ""),
+        ("ensure_assets(), once they are there", "ensure again", "digest"),
+        ("verify()", "verify", "digest"),
+        ("read_bytes and SHA-256 of the four", "digest", ""),
+    ]
+    figures = [Figure(label, median[name], "ms") for label, name, _ in steps]
+    return figures + [
+        Figure(f"{name} / {beside}", statistics.median(a / b for a, b in zip(took[name], took[beside])), "")
+        for _, name, beside in steps
+        if beside
+    ]
+
+
+def _module(python: Path, site: Path, out: Path) -> dict[str, float]:
+    """Seconds of each step, in a process of its own that has never imported the module."""
+    out.mkdir()
+    command = [str(python), "-c", _MODULE, str(out)]
+    inside = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(command, cwd=out, env=inside, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"the module failed: {done.stderr.strip()}")
+    shutil.rmtree(out)
+    took: dict[str, float] = json.loads(done.stdout)
+    return took
+
+
 # --- the table ---
 
 BENCHMARKS: dict[str, Callable[[int], list[Figure]]] = {
     "fetch": fetch,
+    "module": module,
 }
 """Each takes how often to measure, and gives its figures; the first line of its docstring is its help."""
 
@@ -195,7 +294,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name in options.benchmark or BENCHMARKS:
             say(f"--- {name}")
             results[name] = BENCHMARKS[name](options.rounds)
-    except (BenchError, SetupError) as error:
+    except (BenchError, SetupError, wheel.WheelError) as error:
         print(f"bench.py: {error}", file=sys.stderr)
         return 1
     if options.json:
