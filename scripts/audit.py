@@ -112,9 +112,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 every link holds, 1 one does not, 2 usage."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    for path in (options.wheel, options.lock, options.installed):
-        if path is not None and not path.exists():
-            parser.error(f"{path}: there is no such file or folder")
+    for path in (options.wheel, options.lock):
+        if not path.is_file():
+            parser.error(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}")
+    if options.installed is not None and not options.installed.is_dir():
+        parser.error(f"{options.installed}: expected a site-packages folder, found none")
     links: list[Link] = []
     failed = None
     try:

@@ -12,11 +12,12 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: its wheel.py would hide the package wheel
 
+from scripts import environment
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.lock import LOCK_NAME, read_lock
+from scripts.environment import PROJECT
 from supermachine_kernel._assets import SET
 
-PROJECT = Path(__file__).resolve().parents[1]
 BUILD = PROJECT / "kernel-build" / "scripts" / "build.sh"
 
 EPILOG = f"""\
@@ -66,4 +67,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    environment.finish(main)

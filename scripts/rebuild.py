@@ -62,7 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if not options.wheel.is_file():
-        parser.error(f"{options.wheel}: there is no such file")
+        found = "a folder" if options.wheel.is_dir() else "nothing"
+        parser.error(f"{options.wheel}: expected a wheel, found {found}")
     try:
         with tempfile.TemporaryDirectory(prefix="supermachine-kernel-rebuild-") as folder:
             rebuilt = rebuild(options.wheel, Path(folder))
@@ -214,4 +215,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    environment.finish(main)

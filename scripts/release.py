@@ -133,6 +133,19 @@ def _text(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _base(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a URL or a folder, found nothing")
+    return text
+
+
+def _folder(text: str) -> Path:
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path}: expected a folder, found a file")
+    return path
+
+
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=raw)
@@ -145,9 +158,11 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     staged = command("stage", stage)
-    staged.add_argument("--out", type=Path, required=True, help="folder for v<version>/: the release base")
+    staged.add_argument("--out", type=_folder, required=True, help="folder for v<version>/: the release base")
     locked = command("lock", lock)
-    locked.add_argument("--from", dest="base", required=True, metavar="BASE", help="https, http or file URL, or folder")
+    locked.add_argument(
+        "--from", dest="base", type=_base, required=True, metavar="BASE", help="https, http or file URL, or folder"
+    )
     for writes_lock in (staged, locked):
         writes_lock.add_argument(
             "--lock", type=Path, default=PROJECT / LOCK_NAME, help=f"the lock (default: {LOCK_NAME} of the checkout)"
@@ -156,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         writes_lock.add_argument(
             "--replace", action="store_true", help="let another set take the place of the one locked for this version"
         )
-    command("source", source).add_argument("--out", type=Path, required=True, help="folder for the archive")
+    command("source", source).add_argument("--out", type=_folder, required=True, help="folder for the archive")
     return parser
 
 

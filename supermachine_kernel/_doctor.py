@@ -143,7 +143,8 @@ def _place() -> Finding:
     try:
         folder = default_directory()
     except DestinationError as error:
-        return Finding(subject, BAD, str(error), "set HOME or XDG_DATA_HOME to an absolute path")
+        found, _, cure = str(error).rpartition("; ")
+        return Finding(subject, BAD, found or cure, cure)
     try:
         if all(problem(folder / asset.name, asset.size, asset.sha256) is None for asset in ASSETS):
             return Finding(subject, OK, f"{folder}: whole")

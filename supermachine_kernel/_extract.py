@@ -161,6 +161,10 @@ def _cure(error: OSError) -> str:
 
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free some space, or name another place"
+    if error.errno == errno.ENAMETOOLONG:
+        return "take a shorter name"
+    if error.errno == errno.ELOOP:
+        return "mend the symbolic links on the way there, which lead in a circle"
     return "name a place that you may write to"
 
 

@@ -137,6 +137,20 @@ def test_nothing_is_staged_of_a_set_that_is_not_right(project: Path, built_set: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["stage", "--dry-run", "--out", __file__], f"argument --out: {__file__}: expected a folder, found a file"),
+        (["source", "--out", __file__], f"argument --out: {__file__}: expected a folder, found a file"),
+        (["lock", "--from", ""], "argument --from: expected a URL or a folder, found nothing"),
+    ],
+)
+def test_misuse(arguments: list[str], message: str, project: Path) -> None:
+    done = run(project, "release.py", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].endswith(f": error: {message}")
+
+
 # --- lock ---
 
 

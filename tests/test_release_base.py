@@ -25,8 +25,10 @@ from supermachine_kernel._version import VERSION
         ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
         ("file:///a%20b", Path("/a b")),
         ("file://localhost/a", Path("/a")),
+        ("file:/a", Path("/a")),
         ("/a/b", Path("/a/b")),
         ("a/b", Path.cwd() / "a" / "b"),
+        ("a:b", Path.cwd() / "a:b"),
     ],
 )
 def test_a_base(text: str | None, expected: str | Path) -> None:
@@ -37,6 +39,7 @@ def test_a_base(text: str | None, expected: str | Path) -> None:
     "text",
     [
         "ftp://mirror.example",
+        "https:mirror.example",
         "https://",
         "https://mirror.example:port",
         "https://mirror.example/?a=b",

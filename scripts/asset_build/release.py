@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import errno
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -24,6 +25,8 @@ from .transfer import PATIENCE, Patience, ReleaseHost, Sink, download, is_loopba
 from .xz import Unpacker
 
 _CHUNK = 1 << 20
+_URL = re.compile(r"(https?|file):|.*://", re.IGNORECASE)
+"""What is meant as a URL: a folder may have a colon too."""
 
 T = TypeVar("T")
 
@@ -176,7 +179,7 @@ def parse_base(text: Optional[str], given_by: str = "SUPERMACHINE_RELEASE_URL") 
     """The release base that somebody gave: a URL (https, http) or a folder. Raises BuildError."""
     if not text:
         return BASE
-    if "://" not in text and "\0" not in text:
+    if not _URL.match(text) and "\0" not in text:
         return Path(text).absolute()
     try:
         parts = urlsplit(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -213,6 +214,20 @@ def test_killed_at_any_moment_it_leaves_at_most_a_temporary_file(tmp_path: Path)
         others = [name for name in os.listdir(tmp_path) if name != "kernel"]
         assert all(name.startswith(".supermachine-") and name.endswith(".tmp") for name in others)
         assert len(others) <= killed
+
+
+def test_a_name_that_is_too_long_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DestinationError, match=r"take a shorter name$") as refused:
+        KERNEL.extract_to(tmp_path / ("k" * 256))
+    assert refused.value.errno == errno.ENAMETOOLONG
+    assert not any(tmp_path.iterdir())
+
+
+def test_links_in_a_circle_say_so(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(DestinationError, match=r"lead in a circle$") as refused:
+        KERNEL.extract_to(tmp_path / "circle" / "kernel")
+    assert refused.value.errno == errno.ELOOP
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a small tmpfs in a mount namespace is of Linux")
