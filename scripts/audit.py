@@ -45,7 +45,7 @@ ends the audit. Nothing of the wheel is run or imported, and nothing but this ch
 checkout of the wheel's version.
 
 examples:
-  python3 scripts/audit.py dist/supermachine_kernel-0.7.62-py3-none-macosx_11_0_arm64.whl
+  python3 scripts/audit.py dist/*.whl
   python3 scripts/audit.py WHEEL --installed .venv/lib/python3.13/site-packages
 """
 

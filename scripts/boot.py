@@ -35,7 +35,7 @@ through the agent over vsock loopback; the entrypoint's exit status is seen; the
 exit status: 0 PASS, 1 a stage failed, 2 usage
 
 examples:
-  python3 scripts/boot.py supermachine_kernel-0.7.62-py3-none-macosx_11_0_arm64.whl
+  python3 scripts/boot.py dist/*.whl
   python3 scripts/boot.py kernel-build/out/aarch64 --cpus 2 --verbose
 """
 

@@ -32,7 +32,7 @@ set it is taken from the tree (kernel-build/ here or beside, or SUPERMACHINE_KER
 assets; without one the rebuilt bill of materials says "unknown", and differs from one that was made with it.
 
 examples:
-  python3 scripts/rebuild.py dist/supermachine_kernel-0.7.62-py3-none-macosx_11_0_arm64.whl
+  python3 scripts/rebuild.py dist/*.whl
 """
 DIFF_LINES = 40
 """How much of a text's difference is shown."""

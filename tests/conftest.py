@@ -68,9 +68,28 @@ def built_set() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def custom_wheel(wheel: Path, built_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of the same files as long as they are not locked: once they are, `wheel` is that of the release."""
+    from tests.support import checkout, release
+
+    if "+custom." in wheel.name:
+        return wheel
+    folder = tmp_path_factory.mktemp("custom")
+    return release.build(checkout.unlock(checkout.copy(PROJECT, folder / "checkout")), built_set, folder)[0]
+
+
 @pytest.fixture
 def copy_of_checkout(tmp_path: Path) -> Path:
     """A fresh copy of the files git knows, as they are in the working tree, to build from and to change."""
     from tests.support import checkout  # on the path since pytest_configure
 
     return checkout.copy(PROJECT, tmp_path / "checkout")
+
+
+@pytest.fixture
+def unlocked_checkout(copy_of_checkout: Path) -> Path:
+    """The same before its version is released."""
+    from tests.support import checkout
+
+    return checkout.unlock(copy_of_checkout)

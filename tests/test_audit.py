@@ -25,12 +25,15 @@ import pytest
 from scripts import audit, environment
 from scripts.asset_build.archive import write_wheel
 from scripts.asset_build.digest import set_digest
-from scripts.asset_build.lock import Lock, LockedAsset, LockedFile, LockedSet, format_lock
+from scripts.asset_build.lock import LOCK_NAME, Lock, LockedAsset, LockedFile, LockedSet, format_lock
 from scripts.asset_build.sbom import format_sbom, serial_number
 from supermachine_kernel._version import VERSION
 from tests.support import checkout
 
 Members = dict[str, bytes]
+LOCK = audit.PROJECT / LOCK_NAME
+UNLOCKED = Path(__file__).parent / "fixtures" / "unlocked.json"
+"""A lock that locks nothing: for what is done to a custom wheel, whether or not its files are the release by now."""
 KERNEL = "supermachine_kernel/assets/kernel"
 INIT_OCI = "supermachine_kernel/assets/init-oci"
 AGENT = "supermachine_kernel/assets/supermachine-agent"
@@ -38,8 +41,8 @@ MANIFEST = "supermachine_kernel/_manifest.py"
 
 
 @pytest.fixture(scope="module")
-def members(wheel: Path) -> Members:
-    with zipfile.ZipFile(wheel) as archive:
+def members(custom_wheel: Path) -> Members:
+    with zipfile.ZipFile(custom_wheel) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
@@ -134,7 +137,7 @@ def write(members: Members, folder: Path, like: Path) -> Path:
     return path
 
 
-def broken_link(path: Path, lock: Path = audit.PROJECT / "assets.lock.json", installed: Path | None = None) -> str:
+def broken_link(path: Path, lock: Path = UNLOCKED, installed: Path | None = None) -> str:
     """The link at which the audit ends, with its message."""
     with pytest.raises(audit.AuditError) as caught:
         list(audit.audit(path, lock, installed))
@@ -187,8 +190,8 @@ def test_a_release_holds_against_its_lock_alone(released: tuple[Path, Path]) -> 
     assert broken_link(path, empty).startswith("lock: ")
 
 
-def test_a_wheel_rewritten_as_it_was_holds(wheel: Path, members: Members, tmp_path: Path) -> None:
-    assert list(audit.audit(write(dict(members), tmp_path, wheel), audit.PROJECT / "assets.lock.json"))
+def test_a_wheel_rewritten_as_it_was_holds(custom_wheel: Path, members: Members, tmp_path: Path) -> None:
+    assert list(audit.audit(write(dict(members), tmp_path, custom_wheel), UNLOCKED))
 
 
 # --- what was tampered with, by the link that must break ---
@@ -234,10 +237,10 @@ def adding(name: str) -> Callable[[Members], Members]:
     ],
 )
 def test_what_does_not_fit_record(
-    tamper: Callable[[Members], Members], link: str, wheel: Path, members: Members, tmp_path: Path
+    tamper: Callable[[Members], Members], link: str, custom_wheel: Path, members: Members, tmp_path: Path
 ) -> None:
     changed = tamper(dict(members))
-    path = tmp_path / wheel.name
+    path = tmp_path / custom_wheel.name
     with path.open("wb") as file:
         write_wheel(changed.items(), file)
     assert re.match(link, broken_link(path))
@@ -283,20 +286,20 @@ def test_what_does_not_fit_record(
     ],
 )
 def test_what_fits_a_mended_record(
-    tamper: Callable[[Members], Members], link: str, wheel: Path, members: Members, tmp_path: Path
+    tamper: Callable[[Members], Members], link: str, custom_wheel: Path, members: Members, tmp_path: Path
 ) -> None:
     changed = tamper(dict(members))
     mend_record(changed)
-    found = broken_link(write(changed, tmp_path, wheel))
+    found = broken_link(write(changed, tmp_path, custom_wheel))
     assert re.match(link, found, re.DOTALL), found
 
 
-def test_a_set_with_everything_mended_names_itself_custom(wheel: Path, members: Members, tmp_path: Path) -> None:
+def test_a_set_with_everything_mended_names_itself_custom(custom_wheel: Path, members: Members, tmp_path: Path) -> None:
     """A changed asset cannot keep the version: its digest is in the name."""
     changed = change_kernel(dict(members))
     mend_manifest(changed)
     mend_record(changed)
-    assert re.match(r"manifest: .*expected .*\+custom\.", broken_link(write(changed, tmp_path, wheel)))
+    assert re.match(r"manifest: .*expected .*\+custom\.", broken_link(write(changed, tmp_path, custom_wheel)))
 
 
 @pytest.mark.parametrize(
@@ -309,18 +312,18 @@ def test_a_set_with_everything_mended_names_itself_custom(wheel: Path, members: 
     ],
 )
 def test_structure_is_the_last_line_when_all_digests_are_mended(
-    tamper: Callable[[Members], Members], link: str, wheel: Path, members: Members, tmp_path: Path
+    tamper: Callable[[Members], Members], link: str, custom_wheel: Path, members: Members, tmp_path: Path
 ) -> None:
     changed = tamper(dict(members))
     mend_manifest(changed)
     changed = mend_version(changed)
     mend_sbom(changed)
     mend_record(changed)
-    path = write(changed, tmp_path, wheel)
+    path = write(changed, tmp_path, custom_wheel)
     if link:
         assert re.match(link, broken_link(path))
     else:  # other files of the right kind: an honest custom wheel under its own name, and never this one's
-        assert list(audit.audit(path, audit.PROJECT / "assets.lock.json")) and path.name != wheel.name
+        assert list(audit.audit(path, UNLOCKED)) and path.name != custom_wheel.name
 
 
 @pytest.mark.parametrize("tamper", [change_kernel, swapped])
@@ -352,8 +355,8 @@ def test_a_release_with_another_bill_of_materials(released: tuple[Path, Path], t
     )
 
 
-def test_the_locked_files_under_a_custom_version(wheel: Path, released: tuple[Path, Path]) -> None:
-    assert broken_link(wheel, released[1]).startswith("lock: ")
+def test_the_locked_files_under_a_custom_version(custom_wheel: Path, released: tuple[Path, Path]) -> None:
+    assert broken_link(custom_wheel, released[1]).startswith("lock: ")
 
 
 # --- the archive itself ---
@@ -402,28 +405,28 @@ def date(entry: zipfile.ZipInfo) -> None:
     ],
 )
 def test_another_archive_of_the_same_members(
-    change: Callable[[zipfile.ZipInfo], None], twice: str, message: str, wheel: Path, tmp_path: Path
+    change: Callable[[zipfile.ZipInfo], None], twice: str, message: str, custom_wheel: Path, tmp_path: Path
 ) -> None:
-    assert re.match(message, broken_link(rewritten(wheel, tmp_path, change, twice)))
+    assert re.match(message, broken_link(rewritten(custom_wheel, tmp_path, change, twice)))
 
 
 @pytest.mark.parametrize("name", ["../evil.py", "/etc/evil", "supermachine_kernel//evil.py", "a\\b"])
-def test_a_name_that_leads_elsewhere(name: str, wheel: Path, members: Members, tmp_path: Path) -> None:
+def test_a_name_that_leads_elsewhere(name: str, custom_wheel: Path, members: Members, tmp_path: Path) -> None:
     changed = {**members, name: b""}
     mend_record(changed)
-    assert re.match("file: .*expected a plain relative name", broken_link(write(changed, tmp_path, wheel)))
+    assert re.match("file: .*expected a plain relative name", broken_link(write(changed, tmp_path, custom_wheel)))
 
 
-def test_another_tag_in_the_file_name(wheel: Path, tmp_path: Path) -> None:
+def test_another_tag_in_the_file_name(custom_wheel: Path, tmp_path: Path) -> None:
     for tag in ("py3-none-any", "py3-none-macosx_11_0_x86_64", "py3-none-macosx_12_0_arm64"):
-        path = tmp_path / wheel.name.replace("py3-none-macosx_11_0_arm64", tag)
-        shutil.copy(wheel, path)
+        path = tmp_path / custom_wheel.name.replace("py3-none-macosx_11_0_arm64", tag)
+        shutil.copy(custom_wheel, path)
         assert re.match("file: .*expected supermachine_kernel-VERSION-py3-none-macosx_11_0_arm64", broken_link(path))
 
 
-def test_another_version_in_the_file_name(wheel: Path, tmp_path: Path) -> None:
+def test_another_version_in_the_file_name(custom_wheel: Path, tmp_path: Path) -> None:
     path = tmp_path / f"supermachine_kernel-{VERSION}-py3-none-macosx_11_0_arm64.whl"
-    shutil.copy(wheel, path)
+    shutil.copy(custom_wheel, path)
     assert broken_link(path).startswith("RECORD: ")
     path = path.rename(tmp_path / "supermachine_kernel-9.9.9-py3-none-macosx_11_0_arm64.whl")
     assert "audit from the checkout of that version" in broken_link(path)
@@ -432,21 +435,21 @@ def test_another_version_in_the_file_name(wheel: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change", [lambda data: data + b"\0", lambda data: b"\0" + data, lambda data: data[:-1], lambda data: b""]
 )
-def test_bytes_around_or_missing(change: Callable[[bytes], bytes], wheel: Path, tmp_path: Path) -> None:
-    path = tmp_path / wheel.name
-    path.write_bytes(change(wheel.read_bytes()))
+def test_bytes_around_or_missing(change: Callable[[bytes], bytes], custom_wheel: Path, tmp_path: Path) -> None:
+    path = tmp_path / custom_wheel.name
+    path.write_bytes(change(custom_wheel.read_bytes()))
     assert broken_link(path).startswith("file: ")
 
 
-def test_one_changed_byte_anywhere(wheel: Path, tmp_path: Path) -> None:
-    data, path = wheel.read_bytes(), tmp_path / wheel.name
+def test_one_changed_byte_anywhere(custom_wheel: Path, tmp_path: Path) -> None:
+    data, path = custom_wheel.read_bytes(), tmp_path / custom_wheel.name
     chance = random.Random(4)
     offsets = [chance.randrange(len(data)) for _ in range(20)]
     offsets += [len(data) - chance.randrange(1, 70_000) for _ in range(30)]  # licences, RECORD and the directory
     for offset in offsets:
         path.write_bytes(data[:offset] + bytes([data[offset] ^ 1 << chance.randrange(8)]) + data[offset + 1 :])
         with pytest.raises(audit.AuditError):
-            list(audit.audit(path, audit.PROJECT / "assets.lock.json"))
+            list(audit.audit(path, UNLOCKED))
 
 
 # --- what is installed ---
@@ -466,12 +469,12 @@ def test_one_changed_byte_anywhere(wheel: Path, tmp_path: Path) -> None:
     ],
 )
 def test_an_installation_that_was_tampered_with(
-    tamper: Callable[[Path, str], Any], message: str, wheel: Path, installed: Path, members: Members, tmp_path: Path
+    tamper: Callable[[Path, str], Any], message: str, wheel: Path, installed: Path, tmp_path: Path
 ) -> None:
     site = tmp_path / "site"
     shutil.copytree(installed, site)
-    tamper(site, dist_info(members))
-    assert re.search(f"installed: .*{message}", broken_link(wheel, installed=site))
+    tamper(site, f"supermachine_kernel-{wheel.name.split('-')[1]}.dist-info")
+    assert re.search(f"installed: .*{message}", broken_link(wheel, LOCK, installed=site))
 
 
 def change_file(path: Path) -> None:
@@ -486,9 +489,9 @@ def replace_by_link(path: Path) -> None:
 # --- the command ---
 
 
-def test_the_command_says_what_broke(wheel: Path, tmp_path: Path) -> None:
-    path = tmp_path / wheel.name
-    path.write_bytes(flipped(wheel.read_bytes(), 2_000_000))
+def test_the_command_says_what_broke(custom_wheel: Path, tmp_path: Path) -> None:
+    path = tmp_path / custom_wheel.name
+    path.write_bytes(flipped(custom_wheel.read_bytes(), 2_000_000))
     done = run(path)
     assert done.returncode == 1 and done.stdout.startswith("BROKEN  file ") and "Traceback" not in done.stderr
     report = json.loads(run(path, "--json").stdout)
@@ -503,6 +506,6 @@ def test_usage(tmp_path: Path) -> None:
     assert "--installed" in help_text and "examples:" in help_text
 
 
-def test_a_lock_that_is_none(wheel: Path, tmp_path: Path) -> None:
+def test_a_lock_that_is_none(custom_wheel: Path, tmp_path: Path) -> None:
     (tmp_path / "lock.json").write_text("{}")
-    assert re.match("lock: .*expected a lock, found", broken_link(wheel, tmp_path / "lock.json"))
+    assert re.match("lock: .*expected a lock, found", broken_link(custom_wheel, tmp_path / "lock.json"))

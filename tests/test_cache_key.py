@@ -43,12 +43,12 @@ def change_everything_beside(checkout: Path) -> None:
     append(checkout / "kernel-build/out/aarch64/kernel", "an older build")
 
 
-def test_the_inputs_of_the_build(copy_of_checkout: Path) -> None:
-    source, key = key_of(copy_of_checkout)
+def test_the_inputs_of_the_build(unlocked_checkout: Path) -> None:
+    source, key = key_of(unlocked_checkout)
     assert source == "inputs"
-    change_everything_beside(copy_of_checkout)
-    assert key_of(copy_of_checkout) == ("inputs", key)
-    assert run(copy_of_checkout).stdout == f"{key}\n"
+    change_everything_beside(unlocked_checkout)
+    assert key_of(unlocked_checkout) == ("inputs", key)
+    assert run(unlocked_checkout).stdout == f"{key}\n"
 
     seen = {key}
     for name, text in {
@@ -59,8 +59,8 @@ def test_the_inputs_of_the_build(copy_of_checkout: Path) -> None:
         "agent/more.h": "/* more */\n",
         "scripts/recipe.sh": "# more\n",
     }.items():
-        append(copy_of_checkout / "kernel-build" / name, text)
-        changed = key_of(copy_of_checkout)[1]
+        append(unlocked_checkout / "kernel-build" / name, text)
+        changed = key_of(unlocked_checkout)[1]
         assert changed not in seen, name
         seen.add(changed)
 
@@ -84,12 +84,12 @@ def test_the_lock(copy_of_checkout: Path, installed: Path, tmp_path: Path) -> No
     assert key != digest
 
 
-def test_the_lock_of_another_version_locks_nothing(copy_of_checkout: Path, installed: Path) -> None:
-    before = key_of(copy_of_checkout)
-    lock_set(copy_of_checkout, installed / "supermachine_kernel" / "assets")
-    version = copy_of_checkout / "supermachine_kernel" / "_version.py"
+def test_the_lock_of_another_version_locks_nothing(unlocked_checkout: Path, installed: Path) -> None:
+    before = key_of(unlocked_checkout)
+    lock_set(unlocked_checkout, installed / "supermachine_kernel" / "assets")
+    version = unlocked_checkout / "supermachine_kernel" / "_version.py"
     version.write_text(version.read_text().replace(VERSION, "99.0.0"))
-    assert key_of(copy_of_checkout) == before
+    assert key_of(unlocked_checkout) == before
 
 
 def test_a_broken_lock(copy_of_checkout: Path) -> None:
@@ -100,9 +100,9 @@ def test_a_broken_lock(copy_of_checkout: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_tree_that_is_not_whole(copy_of_checkout: Path) -> None:
-    (copy_of_checkout / "kernel-build/smpark/smpark.c").unlink()
-    done = run(copy_of_checkout)
+def test_a_tree_that_is_not_whole(unlocked_checkout: Path) -> None:
+    (unlocked_checkout / "kernel-build/smpark/smpark.c").unlink()
+    done = run(unlocked_checkout)
     assert (done.returncode, done.stdout) == (1, "")
     assert "kernel-build/scripts/build.sh --print-digest: expected a digest, found: build.sh: " in done.stderr
     assert "smpark holds no C source" in done.stderr

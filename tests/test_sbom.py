@@ -34,9 +34,9 @@ def proven(built_set: Path) -> ProvenSet:
 
 
 @pytest.fixture(scope="module")
-def sbom(wheel: Path) -> dict[str, Any]:
+def sbom(custom_wheel: Path) -> dict[str, Any]:
     """The one in the finished wheel."""
-    with zipfile.ZipFile(wheel) as archive:
+    with zipfile.ZipFile(custom_wheel) as archive:
         (name,) = (name for name in archive.namelist() if ".dist-info/sboms/" in name)
         document: dict[str, Any] = json.loads(archive.read(name))
     return document

@@ -16,6 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from scripts.asset_build.lock import read_lock
+from supermachine_kernel._version import VERSION
+
+PROJECT = Path(__file__).parents[1]
 TAG = "py3-none-macosx_11_0_arm64"
 MODULE_FILES = {
     "__init__.py",
@@ -121,13 +125,17 @@ def test_metadata(wheel: Path, version: str) -> None:
     assert metadata.get_all("Requires-Dist") is None
 
 
-def test_a_set_that_is_not_locked_is_labelled(wheel: Path, version: str, built_set: Path) -> None:
-    """The lock of the repository has no set of this version, so what was built from source is a custom one."""
+def test_a_set_that_is_not_locked_is_labelled(wheel: Path, version: str, custom_wheel: Path) -> None:
     import supermachine_kernel
 
-    digest = supermachine_kernel.MANIFEST["set_digest"]
-    assert version == supermachine_kernel.__version__ == f"0.7.62+custom.{digest[:8]}"
-    assert supermachine_kernel.MANIFEST["origin"] == "custom"
+    manifest = supermachine_kernel.MANIFEST
+    locked = read_lock(PROJECT).set()
+    assert version == supermachine_kernel.__version__ == manifest["version"]
+    if locked and locked.digest == manifest["set_digest"]:
+        assert (version, manifest["origin"]) == (VERSION, "release")
+    else:
+        assert (version, manifest["origin"]) == (f"{VERSION}+custom.{manifest['set_digest'][:8]}", "custom")
+    assert custom_wheel.name == f"supermachine_kernel-{VERSION}+custom.{manifest['set_digest'][:8]}-{TAG}.whl"
 
 
 def test_the_assets_are_those_of_the_tree(installed: Path, built_set: Path) -> None:
@@ -180,16 +188,17 @@ def test_the_script_reports_the_wheel(built_set: Path, tmp_path: Path, project: 
     assert [path.name for path in tmp_path.iterdir()] == [wheel.name]
 
 
-def test_the_script_says_what_is_missing(tmp_path: Path, project: Path) -> None:
+def test_the_script_says_what_is_missing(tmp_path: Path, unlocked_checkout: Path) -> None:
     """Acceptance 5: no override, no tree, offline: one message with the sources in order, and no wheel."""
     environment = {**os.environ, "SUPERMACHINE_KERNEL_BUILD": "", "SUPERMACHINE_OFFLINE": "1"}
-    command = [sys.executable, str(project / "scripts" / "wheel.py"), "--out", str(tmp_path)]
+    out = tmp_path / "out"
+    command = [sys.executable, str(unlocked_checkout / "scripts" / "wheel.py"), "--out", str(out)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     steps = [done.stderr.index(step) for step in ("1. override", "2. tree", "3. release")]
     assert steps == sorted(steps)
     assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert list(out.iterdir()) == []
 
 
 def test_a_second_build_carries_nothing_of_the_first(copy_of_checkout: Path, built_set: Path, tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""The next version: docs/maintaining.md followed up to the commit, and the tests hold there too."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from supermachine_kernel._version import VERSION
+
+NEXT = "98.7.6"
+TESTS = ["audit", "cache_key", "docs", "editable", "examples", "lock", "rebuild", "release", "sbom", "sources", "wheel"]
+"""Those that read the version or the lock of the checkout."""
+
+
+def raise_version(checkout: Path) -> None:
+    """Write the next version into each file that docs/maintaining.md names for it."""
+    (sentence,) = re.findall(r"Set the version in .*?;", (checkout / "docs/maintaining.md").read_text(), re.DOTALL)
+    for name in re.findall(r"`([^`]+)`", sentence):
+        text = (checkout / name).read_text()
+        assert VERSION in text, name
+        (checkout / name).write_text(text.replace(VERSION, NEXT))
+
+
+def test_the_version_stands_where_maintainers_look_for_it(copy_of_checkout: Path) -> None:
+    raise_version(copy_of_checkout)
+    left_alone = {"CHANGELOG.md", "assets.lock.json"}
+    files = [path for path in copy_of_checkout.rglob("*") if path.is_file() and "tests" not in path.parts]
+    assert [
+        str(path.relative_to(copy_of_checkout))
+        for path in files
+        if path.name not in left_alone and VERSION.encode() in path.read_bytes()
+    ] == []
+
+
+@pytest.mark.slow
+def test_the_tests_hold_once_it_is_locked(copy_of_checkout: Path, built_set: Path) -> None:
+    raise_version(copy_of_checkout)
+    shutil.copytree(built_set, copy_of_checkout / "kernel-build/out/aarch64")
+    run(copy_of_checkout, "git", "init", "--quiet")  # the tests copy what git knows
+    run(copy_of_checkout, sys.executable, "scripts/release.py", "stage", "--out", "dist/release")
+    names = [f"tests/test_{name}.py" for name in TESTS]
+    run(copy_of_checkout, sys.executable, "-m", "pytest", "-q", "-m", "not slow", *names)
+
+
+def run(checkout: Path, *command: str) -> None:
+    inside = {name: value for name, value in os.environ.items() if not name.startswith(("SUPERMACHINE_", "PYTEST_"))}
+    inside.pop("PYTHONPATH", None)
+    done = subprocess.run(command, cwd=checkout, env=inside, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: ended with {done.returncode}:\n{done.stdout}{done.stderr}"
