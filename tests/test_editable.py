@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,14 @@ def prefix(tmp_path: Path) -> Path:
 
 
 def install(checkout: Path, prefix: Path) -> None:
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    done = subprocess.run([*command, "--prefix", prefix, "-e", checkout], env=clean(), capture_output=True, text=True)
+    done = pip_install(checkout, prefix)
     assert done.returncode == 0, done.stderr
+
+
+def pip_install(checkout: Path, prefix: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    inside = {**clean(), **environment}
+    return subprocess.run([*command, "--prefix", prefix, "-e", checkout], env=inside, capture_output=True, text=True)
 
 
 def use(prefix: Path, program: str) -> subprocess.CompletedProcess[str]:
@@ -56,6 +62,33 @@ def test_without_one(copy_of_checkout: Path, prefix: Path, built_set: Path) -> N
     shutil.copytree(built_set, copy_of_checkout / "kernel-build/out/aarch64")
     install(copy_of_checkout, prefix)
     assert use(prefix, "k.verify()").returncode == 0
+
+
+def test_a_source_that_is_not_right_stops_it(copy_of_checkout: Path, built_set: Path, prefix: Path) -> None:
+    """A mistyped folder, a damaged file: said, and what worked before still does."""
+    tree = copy_of_checkout / "kernel-build/out/aarch64"
+    shutil.copytree(built_set, tree)
+    install(copy_of_checkout, prefix)
+    mistyped = pip_install(copy_of_checkout, prefix, SUPERMACHINE_ASSETS_DIR="/mistyped")
+    (tree / "init-oci").write_text("#!/bin/sh\n")
+    damaged = pip_install(copy_of_checkout, prefix)
+    for done, message in (
+        (mistyped, "expected a folder with the whole set, found nothing"),
+        (damaged, "init-oci: expected"),
+    ):
+        assert done.returncode == 1
+        assert message in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+    assert use(prefix, "k.verify()").returncode == 0
+
+
+def test_several_at_once(copy_of_checkout: Path, built_set: Path, tmp_path: Path) -> None:
+    shutil.copytree(built_set, copy_of_checkout / "kernel-build/out/aarch64")
+    (copy_of_checkout / "supermachine_kernel/assets").symlink_to(tmp_path)  # replaced, not followed
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(install, [copy_of_checkout] * 4, [tmp_path / f"prefix-{number}" for number in range(4)]))
+    assert use(tmp_path / "prefix-0", "k.verify()").returncode == 0
+    assert not (tmp_path / "kernel").exists()
 
 
 def test_a_wheel_built_after_it_has_its_own_manifest(

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,19 @@ def test_no_asset_is_in_it(sdist: Path, built_set: Path) -> None:
         assert not [
             name for name in archive.getnames() if "/assets/" in name or "/out/" in name or name == "_manifest.py"
         ]
+
+
+def test_several_at_once_are_the_same(sdist: Path, copy_of_checkout: Path, tmp_path: Path) -> None:
+    """Each writes into the checkout; they wait for one another."""
+
+    def build_one(number: int) -> bytes:
+        out = tmp_path / str(number)
+        command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(out)]
+        subprocess.run([*command, str(copy_of_checkout)], check=True, capture_output=True)
+        return (out / sdist.name).read_bytes()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(build_one, range(4))) == {sdist.read_bytes()}
 
 
 def test_it_builds_nowhere_but_at_home_unless_told(sdist: Path, built_set: Path, tmp_path: Path, wheel: Path) -> None:

@@ -67,6 +67,16 @@ def test_the_tree_here_comes_before_the_one_beside(built_set: Path, empty_projec
     assert folders(resolve(empty_project, {})) == {here}
 
 
+def test_an_sdist_takes_no_tree_from_beside_it(built_set: Path, empty_project: Path) -> None:
+    """pip unpacks it in a folder that everybody may write to."""
+    (empty_project / "PKG-INFO").touch()
+    put_set(built_set, empty_project.parent / "kernel-build/out/aarch64")
+    message = expect(empty_project, {}, "no asset set for aarch64 found")
+    assert str(empty_project.parent / "kernel-build") not in message
+    put_set(built_set, empty_project / "kernel-build/out/aarch64")
+    assert folders(resolve(empty_project, {})) == {empty_project / "kernel-build/out/aarch64"}
+
+
 def test_an_empty_variable_means_no_tree(built_set: Path, empty_project: Path) -> None:
     put_set(built_set, empty_project / "kernel-build/out/aarch64")
     message = expect(empty_project, {"SUPERMACHINE_KERNEL_BUILD": ""}, "1. override", "2. tree", "3. release")
@@ -155,6 +165,13 @@ def test_a_file_that_may_not_be_read(empty_project: Path) -> None:
 def test_an_override_folder_that_is_none(empty_project: Path, tmp_path: Path, make: str, found: str) -> None:
     (tmp_path / "file").touch()
     expect(empty_project, {"SUPERMACHINE_ASSETS_DIR": str(tmp_path / make)}, str(tmp_path / make), found)
+
+
+@pytest.mark.parametrize(
+    "variable", ["SUPERMACHINE_ASSETS_DIR", "SUPERMACHINE_KERNEL_PATH", "SUPERMACHINE_KERNEL_BUILD"]
+)
+def test_a_name_that_is_too_long(empty_project: Path, variable: str) -> None:
+    expect(empty_project, {variable: "n" * 256}, "n" * 256, "expected", "found")
 
 
 def test_a_named_tree_that_is_not_built(empty_project: Path, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """The setuptools commands of this project, thin over the stages of the build."""
 
+import contextlib
 import os
 import platform
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Callable, Optional, TypeVar
@@ -24,7 +26,7 @@ from .check import ProvenSet, prove
 from .errors import BuildError
 from .lock import LockedSet, read_lock
 from .sbom import write_sbom
-from .sources import resolve
+from .sources import NothingFound, resolve
 from .stage import MANIFEST_NAME, stage, unstage, version_of
 
 PLATFORM_TAG = "macosx_11_0_arm64"
@@ -128,28 +130,33 @@ class BdistWheel(bdist_wheel):
 
 
 class EditableWheel(editable_wheel):
-    """An editable install, on any platform: with the assets of an override or the tree, or without assets."""
+    """An editable install, on any platform: with the assets of an override or the tree, or without any there."""
 
     distribution: AssetDistribution
 
     def run(self) -> None:
-        package = PROJECT / PACKAGE
+        with _alone_in_the_checkout():
+            _or_stop(self._bring_assets)
+            self.distribution.editable = True
+            super().run()
+
+    def _bring_assets(self) -> None:
+        package, locked = PROJECT / PACKAGE, self.distribution.locked
         try:
-            local = resolve(PROJECT, os.environ, local_only=True)
-            assets = self.distribution.settle(prove(local, self.distribution.locked))
-            stage(assets, package, self.distribution.locked)
-        except BuildError as error:
+            source = resolve(PROJECT, os.environ, local_only=True)
+        except NothingFound as error:
             unstage(package)
             print(f"warning: installed without assets: {error}", file=sys.stderr)
-        self.distribution.editable = True
-        super().run()
+        else:
+            stage(self.distribution.settle(prove(source, locked)), package, locked)
 
 
 class Sdist(sdist):
     """The sdist, the same bytes from the same files."""
 
     def run(self) -> None:
-        super().run()
+        with _alone_in_the_checkout():
+            super().run()
         for path in self.archive_files or ():
             normalize_sdist(Path(path))
 
@@ -166,9 +173,22 @@ def _refuse_sdist_elsewhere() -> None:
         )
 
 
+@contextlib.contextmanager
+def _alone_in_the_checkout() -> Iterator[None]:
+    """Wait for another build that writes into the checkout, as an sdist and an editable install do."""
+    with (PROJECT / "setup.py").open() as file:
+        if sys.platform != "win32":
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _or_stop(stage_of_build: Callable[[], T]) -> T:
     """Stop the build with the message alone: frontends show what a hook printed, and a traceback helps nobody."""
     try:
         return stage_of_build()
     except BuildError as error:
         raise SystemExit(f"error: {error}") from None
+    except OSError as error:
+        raise SystemExit(f"error: {error.filename}: expected to be read and written, found: {error.strerror}") from None

@@ -17,6 +17,10 @@ from .lock import LockedSet, read_lock
 BUILD_INFO = "build-info.json"
 
 
+class NothingFound(BuildError):
+    """No source has a set: each that was tried, in order, and what to do for it."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A resolved set: `kind` is "override", "tree" or "release"; `files` has a path for every asset's name."""
@@ -30,7 +34,7 @@ def resolve(project: Path, environ: Mapping[str, str], *, local_only: bool = Fal
     """Find the set for a build of the checkout or sdist `project`.
 
     Single-file overrides win over any source; what they leave open comes from one source. With `local_only`
-    the release is not considered. Raises BuildError.
+    the release is not considered. Raises NothingFound, or BuildError for a source that is there and not right.
     """
     singles = _single_files(environ)
     if len(singles) == len(ASSETS):
@@ -39,14 +43,13 @@ def resolve(project: Path, environ: Mapping[str, str], *, local_only: bool = Fal
     if source is None and not local_only:
         source = _release(project, environ)  # 3
     if source is None:
-        raise BuildError(nothing_found(project, environ, "3. release: not considered for an editable install"))
+        raise NothingFound(_tried(project, environ, "3. release: not considered for an editable install"))
     if not singles:
         return source
     return Source("override", {**source.files, **singles}, source.build_info)
 
 
-def nothing_found(project: Path, environ: Mapping[str, str], release: str) -> str:
-    """The message of a build that has no source: each that was tried, in order, and what to do for it."""
+def _tried(project: Path, environ: Mapping[str, str], release: str) -> str:
     trees = ", ".join(str(tree) for tree in tree_candidates(project, environ))
     no_tree = f"no out/{SET}/ in {trees}" if trees else "SUPERMACHINE_KERNEL_BUILD is set empty; unset it"
     return "\n".join(
@@ -73,8 +76,8 @@ def _override(environ: Mapping[str, str]) -> Optional[Source]:
     if not environ.get("SUPERMACHINE_ASSETS_DIR"):
         return None
     folder = Path(environ["SUPERMACHINE_ASSETS_DIR"]).absolute()
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
+    if not os.path.isdir(folder):
+        found = "a file" if os.path.exists(folder) else "nothing"
         raise BuildError(
             f"SUPERMACHINE_ASSETS_DIR={folder}: expected a folder with the whole set, found {found}; "
             "set it to that folder, or unset it"
@@ -86,7 +89,7 @@ def _override(environ: Mapping[str, str]) -> Optional[Source]:
 def _tree(project: Path, environ: Mapping[str, str]) -> Optional[Source]:
     for tree in tree_candidates(project, environ):
         folder = tree / "out" / SET
-        if folder.is_dir():
+        if os.path.isdir(folder):
             cure = (
                 f"run bash {tree / 'scripts' / 'build.sh'}, or set SUPERMACHINE_KERNEL_BUILD= (empty) to go on "
                 "without the tree: a set comes whole from one source"
@@ -102,6 +105,8 @@ def _tree(project: Path, environ: Mapping[str, str]) -> Optional[Source]:
 
 def tree_candidates(project: Path, environ: Mapping[str, str]) -> list[Path]:
     chosen = environ.get("SUPERMACHINE_KERNEL_BUILD")
+    if chosen is None and (project / "PKG-INFO").is_file():
+        return [project / "kernel-build"]  # what lies beside an unpacked sdist is a stranger's: pip unpacks in /tmp
     if chosen is None:
         return [project / "kernel-build", project.parent / "kernel-build"]
     return [Path(chosen).absolute()] if chosen else []
@@ -112,8 +117,8 @@ def _release(project: Path, environ: Mapping[str, str]) -> Source:
 
     locked: Optional[LockedSet] = read_lock(project).set(SET)
     if locked is None:
-        raise BuildError(
-            nothing_found(
+        raise NothingFound(
+            _tried(
                 project,
                 environ,
                 "3. release: assets.lock.json has no locked release for this version; use one of the above, or "
@@ -123,7 +128,7 @@ def _release(project: Path, environ: Mapping[str, str]) -> Source:
     try:
         return Source("release", fetch(locked, environ))
     except NotAtHand as error:
-        raise BuildError(nothing_found(project, environ, f"3. release: {error}")) from error
+        raise NothingFound(_tried(project, environ, f"3. release: {error}")) from error
 
 
 def _folder(kind: str, folder: Path, environ: Mapping[str, str], cure: str) -> Source:
@@ -140,11 +145,11 @@ def _folder(kind: str, folder: Path, environ: Mapping[str, str], cure: str) -> S
 def _readable(path: Path, wanted_by: str) -> Path:
     """`path`, once it is proven to be a file that can be read."""
     found = ""
-    if path.is_symlink() and not path.exists():
+    if os.path.islink(path) and not os.path.exists(path):
         found = f"a dangling link to {path.readlink()}"
-    elif path.is_dir():
+    elif os.path.isdir(path):
         found = "a folder"
-    elif not path.exists():
+    elif not os.path.exists(path):  # not Path.exists: that raises for a name that is too long
         found = "nothing"
     elif not path.is_file():
         found = "a device, socket or pipe"

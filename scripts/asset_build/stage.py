@@ -65,7 +65,11 @@ def stage(proven: ProvenSet, package: Path, locked: Optional[LockedSet]) -> None
 def unstage(package: Path) -> None:
     """Remove what `stage` wrote."""
     (package / MANIFEST_NAME).unlink(missing_ok=True)
-    shutil.rmtree(package / ASSETS_FOLDER, ignore_errors=True)
+    folder = package / ASSETS_FOLDER
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
 
 
 def _is_locked(proven: ProvenSet, locked: Optional[LockedSet]) -> bool:
