@@ -80,11 +80,15 @@ def apt_install(packages: list[str]) -> None:
 
 
 def finish(main: Callable[[], int]) -> NoReturn:
-    """End the program with what `main` returns; an interrupt from the keyboard is no traceback."""
+    """End the program with what `main` returns; neither an interrupt nor a reader that has gone is a traceback."""
     try:
         status = main()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         say("interrupted")
+        status = 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered must not fail once more at the end
         status = 1
     sys.exit(status)
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -24,6 +23,7 @@ if not __package__:
 from scripts import environment
 from scripts.asset_build.sources import BUILD_INFO, tree_candidates
 from scripts.environment import PROJECT, SetupError, say
+from scripts.wheel import WheelError, run_build
 from supermachine_kernel._assets import ASSETS, SET
 
 EPILOG = """\
@@ -90,15 +90,12 @@ def rebuild(wheel: Path, folder: Path) -> Path:
     _add_build_info(assets)
     say("building the wheel again")
     python = environment.ensure("build")
-    command = [str(python), "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(PROJECT)]
     inside = {name: value for name, value in os.environ.items() if not name.startswith(("SUPERMACHINE_", "PYTHON"))}
     inside |= {"SUPERMACHINE_ASSETS_DIR": str(assets), "SUPERMACHINE_CROSS_BUILD": "1"}
-    done = subprocess.run(command, env=inside, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if done.returncode:
-        message = done.stdout.partition("\nerror: ")[2].partition("\nERROR Backend")[0] or done.stdout
-        raise RebuildError(f"{wheel}: its assets do not make a wheel: {message.strip()}")
-    (rebuilt,) = out.glob("*.whl")
-    return rebuilt
+    try:
+        return run_build(python, out, inside)
+    except WheelError as error:
+        raise RebuildError(f"{wheel}: its assets do not make a wheel: {error}") from error
 
 
 def _unpack_assets(wheel: Path, folder: Path) -> None:

@@ -97,15 +97,20 @@ def _bring_assets(python: Path, folder: Path) -> Path:
 
 def _build(python: Path, assets: Path, folder: Path) -> Path:
     say("building the wheel")
-    command = [str(python), "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(PROJECT)]
     singles = {asset.variable for asset in ASSETS}
     inside = {name: value for name, value in os.environ.items() if name not in singles}
-    inside["SUPERMACHINE_ASSETS_DIR"] = str(assets)
-    done = subprocess.run(command, env=inside, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    return run_build(python, folder, {**inside, "SUPERMACHINE_ASSETS_DIR": str(assets)})
+
+
+def run_build(python: Path, out: Path, variables: dict[str, str]) -> Path:
+    """Build the wheel of this checkout into the folder `out`, under those variables. Raises WheelError."""
+    command = [str(python), "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(PROJECT)]
+    both = subprocess.STDOUT
+    done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, stderr=both, text=True, check=False)
     if done.returncode:
         _, error, message = done.stdout.partition("\nerror: ")
         raise WheelError(message.partition("\nERROR Backend")[0].strip() if error else done.stdout.strip())
-    (wheel,) = folder.glob("*.whl")
+    (wheel,) = out.glob("*.whl")
     return wheel
 
 

@@ -18,6 +18,8 @@ from typing import Any, Callable
 
 import pytest
 
+from tests.support import disk
+
 KERNEL_BUILD = Path(__file__).resolve().parents[1] / "kernel-build"
 ASSETS = ["init-oci", "kernel", "smpark.ko", "supermachine-agent"]
 
@@ -217,8 +219,16 @@ def test_not_linux(commands_without: Callable[..., Path]) -> None:
     assert "Debian or Ubuntu only" in result.stderr
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which takes root")
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = build(cache=tmp_path / "file" / "cache")
+    assert result.returncode == 1
+    cure = "expected a folder to write to; set SUPERMACHINE_BUILD_CACHE to one"
+    assert result.stderr == f"build.sh: {tmp_path}/file/cache: {cure}\n"
+
+
 def test_missing_packages_without_root() -> None:
+    disk.need_root("only root becomes another user")
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         tree = copy_sources(Path(folder))

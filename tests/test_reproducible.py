@@ -85,12 +85,8 @@ def test_one_digest_of_each_kind(built_set: Path, project: Path, wheel: Path, gr
     def build(number: int) -> None:
         machine, folder = MACHINES[number], ground / str(number)
         python = libraries.get(machine.python, libraries[RUNNING])
-        import time
-
-        t = time.time()
         for path in _build(machine, python, project, built_set, folder):
             digests.setdefault(path.name, {}).setdefault(_sha256(path), []).append(machine)
-        print(machine.frontend, machine.python, machine.isolated, time.time() - t)
 
     digests: dict[str, dict[str, list[Machine]]] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -184,7 +184,7 @@ def test_the_commands_exist(project: Path, workflows: dict[str, Workflow]) -> No
                 for option in (one for one in arguments if one.startswith("--")):
                     assert f"{option} " in done.stdout or f"{option}\n" in done.stdout, command
                 seen.add(script_path)
-    assert seen == {f"scripts/{name}.py" for name in ("audit", "cache_key", "release", "test", "wheel")}
+    assert seen == {f"scripts/{name}.py" for name in ("audit", "boot", "cache_key", "release", "test", "wheel")}
 
 
 def test_the_dependency_groups_exist(project: Path, workflows: dict[str, Workflow]) -> None:
@@ -264,8 +264,14 @@ def test_a_release(workflows: dict[str, Workflow], copy_of_checkout: Path, tmp_p
 def _assert_published(steps: dict[str, str], folder: Path) -> None:
     """The arguments that `gh` is given, by a shell function in its place: GitHub is not to be had here."""
     (script,) = steps.values()
-    said = _good(_run('gh() { printf "%s\\n" "$@"; }\n' + script, folder, GITHUB_REF_NAME=f"v{VERSION}"))
-    files = [Path(line) for line in said.splitlines() if line.startswith("artifacts/")]
+    gh = 'gh() { echo "$@"; [ "$2" != view ] || return "$THERE"; }\n'
+    for there, expected in ((0, ["view", "upload", "edit"]), (1, ["view", "create", "upload", "edit"])):
+        said = _good(_run(gh + script, folder, GITHUB_REF_NAME=f"v{VERSION}", THERE=str(there)))
+        calls = {line.split()[1]: line.split()[3:] for line in said.splitlines()}
+        assert list(calls) == expected
+        assert calls["edit"] == ["--draft=false"]
+        assert "--draft" in calls.get("create", ["--draft"]), "nobody sees a release before its files are there"
+    files = [Path(argument) for argument in calls["upload"]]
     assert all((folder / file).is_file() for file in files)
     names = sorted(file.name for file in files)
     assert len(set(names)) == len(names), "the files of a GitHub release lie in one folder"

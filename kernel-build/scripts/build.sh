@@ -7,7 +7,7 @@ SET=aarch64
 ASSETS=(init-oci kernel smpark.ko supermachine-agent)
 SOURCE_PACKAGE=linux-source-6.12
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-CACHE=${SUPERMACHINE_BUILD_CACHE:-${XDG_CACHE_HOME:-${HOME:?is not set}/.cache}/supermachine-kernel/build}
+CACHE=${SUPERMACHINE_BUILD_CACHE:-${XDG_CACHE_HOME:-${HOME:?is not set; set it, or SUPERMACHINE_BUILD_CACHE to a folder}/.cache}/supermachine-kernel/build}
 
 # shellcheck source-path=SCRIPTDIR source=recipe.sh
 . "$HERE/scripts/recipe.sh"
@@ -155,7 +155,8 @@ require_packages() {
 # holds the lock of the same name; one whose lock is free belongs to a build that was killed.
 new_work_folder() {
     local stale lock
-    mkdir -p "$CACHE"/{sets,kernels,locks,logs}
+    mkdir -p "$CACHE"/{sets,kernels,locks,logs} 2> /dev/null ||
+        die "$CACHE: expected a folder to write to; set SUPERMACHINE_BUILD_CACHE to one"
     for stale in "$CACHE"/work.*; do
         [[ -e $stale ]] || continue
         lock=$CACHE/locks/${stale##*/}

@@ -27,7 +27,7 @@ from .errors import BuildError
 from .lock import LockedSet, read_lock
 from .sbom import write_sbom
 from .sources import NothingFound, resolve
-from .stage import MANIFEST_NAME, stage, unstage, version_of
+from .stage import stage, unstage, version_of
 
 PLATFORM_TAG = "macosx_11_0_arm64"
 PACKAGE = "supermachine_kernel"
@@ -94,11 +94,6 @@ class BuildPy(build_py):
         if not self.editable_mode:
             assets = _or_stop(lambda: self.distribution.assets)
             stage(assets, Path(self.build_lib, PACKAGE), self.distribution.locked)
-
-    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
-        """Without a manifest that an editable install left in the checkout."""
-        modules: list[tuple[str, str, str]] = super().find_package_modules(package, package_dir)  # type: ignore[no-untyped-call]
-        return [module for module in modules if Path(module[2]).name != MANIFEST_NAME]
 
 
 class BdistWheel(bdist_wheel):

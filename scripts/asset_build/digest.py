@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from .layout import format_sums
+
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file in hexadecimal, in constant memory. Raises OSError."""
@@ -16,5 +18,4 @@ def file_sha256(path: Path) -> str:
 
 def set_digest(sha256_by_name: Mapping[str, str]) -> str:
     """The set digest of design.md: SHA-256 over the set's lines as sha256sum prints them, sorted by name."""
-    lines = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(sha256_by_name.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return hashlib.sha256(format_sums(sha256_by_name).encode()).hexdigest()

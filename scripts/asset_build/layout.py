@@ -23,7 +23,7 @@ def packed_name(set_name: str, asset_name: str) -> str:
 
 
 def format_sums(sha256_by_name: Mapping[str, str]) -> str:
-    """SHA256SUMS, in sha256sum's format, sorted by name."""
+    """Lines as sha256sum prints them, sorted by name: SHA256SUMS, and what the set digest is of."""
     return "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(sha256_by_name.items()))
 
 

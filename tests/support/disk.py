@@ -43,10 +43,10 @@ def image(path: Path, mkfs: str, *, megabytes: int) -> Path:
     return path
 
 
-def need_root() -> None:
-    """Skip a test that mounts a disk image, but not in CI."""
+def need_root(reason: str = "only root may mount a disk image") -> None:
+    """Skip a test that only root can run, but not in CI."""
     if os.geteuid() != 0:
-        _skip_or_fail("only root may mount a disk image")
+        _skip_or_fail(reason)
 
 
 def tool(name: str, package: str) -> str:
