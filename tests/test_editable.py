@@ -51,6 +51,8 @@ def test_with_a_tree(copy_of_checkout: Path, built_set: Path, prefix: Path) -> N
     assert version.partition("+")[0] == VERSION
     assert int(size) == (built_set / "kernel").stat().st_size
     assert Path(folder) == copy_of_checkout / "supermachine_kernel/assets"
+    modes = {path.name: path.stat().st_mode & 0o111 for path in Path(folder).iterdir()}
+    assert modes == {"kernel": 0, "init-oci": 0o111, "supermachine-agent": 0o111, "smpark.ko": 0}
 
 
 def test_without_one(copy_of_checkout: Path, prefix: Path, built_set: Path) -> None:

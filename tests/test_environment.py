@@ -1,0 +1,81 @@
+"""scripts/environment.py: where things are kept, what is installed, and how a program ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts import environment
+from tests.support import disk
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="XDG and apt are of Linux")
+
+
+@LINUX
+def test_the_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert environment.cache_home() == tmp_path / ".cache" / "supermachine-kernel"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, says the specification
+    assert environment.cache_home() == tmp_path / ".cache" / "supermachine-kernel"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert environment.cache_home() == tmp_path / "cache" / "supermachine-kernel"
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refused = pytest.raises(
+        environment.SetupError, match=r"file: expected a cache folder to write to, .*XDG_CACHE_HOME"
+    )
+    with refused, environment.locked(tmp_path / "file" / "lock"):
+        pass
+
+
+def test_nothing_is_installed_that_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "tool").write_text("")
+    (tmp_path / "tool").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no apt-get on it
+    environment.install_system_tools({"tool": "package"})
+    with pytest.raises(environment.SetupError, match=r"other-package.*no apt-get here"):
+        environment.install_system_tools({"tool": "package", "other": "other-package"})
+
+
+@LINUX
+@pytest.mark.slow
+def test_apt_says_why_and_what_to_run() -> None:
+    disk.need_root("only root, or sudo, may run apt-get")
+    package = "supermachine-no-such-package"
+    with pytest.raises(environment.SetupError) as refused:
+        environment.apt_install([package])
+    assert str(refused.value) == (
+        f"{package}: apt-get ended with 100: E: Unable to locate package {package}; "
+        f"run: sudo apt-get install -y --no-install-recommends {package}"
+    )
+
+
+def program(body: str) -> list[str]:
+    lines = f"import sys; from scripts import environment\ndef main():\n    {body}\nenvironment.finish(main)"
+    return [sys.executable, "-c", lines]
+
+
+def test_a_reader_that_has_gone_is_no_traceback(project: Path) -> None:
+    body = "print('x' * 100_000); return 0"
+    with subprocess.Popen(program(body), cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout and running.stderr
+        running.stdout.close()
+        assert running.stderr.read() == b""
+        assert running.wait() == 1
+
+
+def test_an_interrupt_is_no_traceback(project: Path) -> None:
+    body = "print(flush=True); import time; time.sleep(60)"
+    with subprocess.Popen(program(body), cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout and running.stderr
+        running.stdout.readline()
+        running.send_signal(signal.SIGINT)
+        assert running.stderr.read() == b"interrupted\n"
+        assert running.wait() == 1
