@@ -186,7 +186,8 @@ class Asset:
         """The bytes through the import system (PEP 302 `get_data`), for a package that lies in a zip."""
         loader: Any = globals()["__spec__"].loader
         try:
-            data: bytes = loader.get_data(self._location())
+            # zipimport knows its archive by the name it was given: "./app.pyz" is not the absolute path to it.
+            data: bytes = loader.get_data(os.path.join(os.path.dirname(__file__), "assets", self.name))
         except OSError as error:
             # zipimport gives an OSError without an errno.
             raise self._unreadable(FileNotFoundError()) from error

@@ -62,7 +62,7 @@ def _archived() -> str:
     if main is None or main.name != "__main__":
         return "zip"
     archive = getattr(main.loader, "archive", None)
-    return "zipapp" if archive and _DIRECTORY.startswith(os.path.abspath(archive) + os.sep) else "zip"
+    return "zipapp" if archive and __file__.startswith(archive + os.sep) else "zip"
 
 
 def _unpacked() -> str:

@@ -47,9 +47,9 @@ def test_frozen(frozen: Frozen, wheel: Path, tmp_path: Path) -> None:
     build = tmp_path / "build"
     run_example(frozen.example, build, *frozen.options, wheel=wheel, home=tmp_path)
     assert_is_the_set(build / "guest", wheel)
-    app = _moved(build, frozen)
     home = tmp_path / "user"
     home.mkdir()
+    app = _moved(build, frozen, home)
 
     report = json.loads(run([*app, "guest"], user(home), home))
 
@@ -62,8 +62,8 @@ def test_frozen(frozen: Frozen, wheel: Path, tmp_path: Path) -> None:
     assert _form_in_words(frozen.form) in {f["subject"]: f["found"] for f in doctor["findings"]}["installation"]
 
 
-def _moved(build: Path, frozen: Frozen) -> list[str]:
-    """The command of the app alone, elsewhere; its programs have lost their modes, as in a careless copy."""
+def _moved(build: Path, frozen: Frozen, home: Path) -> list[str]:
+    """The command, in `home`, of the app alone; its programs have lost their modes, as in a careless copy."""
     alone = build.with_name("elsewhere")
     (build / frozen.app).rename(alone)
     shutil.rmtree(build)
@@ -71,7 +71,10 @@ def _moved(build: Path, frozen: Frozen) -> list[str]:
         for file in alone.rglob(f"assets/{name}"):
             file.chmod(0o400)
     program = str(alone / frozen.program if frozen.program else alone)
-    return [sys.executable, program] if frozen.app.endswith((".pex", ".pyz")) else [program]
+    # As a shell's completion writes it, and not as the import system would: "./app".
+    return (
+        [sys.executable, f"./{os.path.relpath(program, home)}"] if frozen.app.endswith((".pex", ".pyz")) else [program]
+    )
 
 
 def _check_path(path: str, form: str, wheel: Path) -> None:

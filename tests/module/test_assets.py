@@ -177,6 +177,20 @@ assert supermachine_kernel.ensure_assets(folder / "ensured") == folder / "ensure
         for folder in ("one", "all", "ensured"):
             assert_whole(tmp_path / folder)
 
+    @pytest.mark.parametrize("way", ["{name}", "./{name}", "../{folder}/./{name}", "{path}/..//{folder}/{name}"])
+    def test_however_the_path_to_it_is_written(self, way: str, archive: Path) -> None:
+        written = way.format(name=archive.name, folder=archive.parent.name, path=archive.parent)
+        program = """\
+import os, sys
+os.chdir(sys.argv[1])
+sys.path.insert(0, sys.argv[2])
+import supermachine_kernel
+assert supermachine_kernel.__file__.startswith(sys.argv[2])
+supermachine_kernel.verify()
+"""
+        done = child.python(program, archive.parent, written)
+        assert done.returncode == 0, done.stderr
+
     def test_path_says_what_to_do_instead(self, archive: Path) -> None:
         for use in ("KERNEL.path", "assets_dir()"):
             message = child.error_of(f"supermachine_kernel.{use}", site=archive)

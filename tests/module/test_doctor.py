@@ -258,15 +258,16 @@ class TestForm:
         zipped(installed, archive)
         assert self.form(archive) == "zip"
 
-    def test_zipapp(self, installed: Path, tmp_path: Path) -> None:
-        archive = tmp_path / "app.pyz"
-        zipped(installed, archive, "import sys; from supermachine_kernel.__main__ import main; sys.exit(main())")
+    @pytest.mark.parametrize("started", ["app.pyz", "./app.pyz", "{folder}//app.pyz"])
+    def test_zipapp(self, started: str, installed: Path, tmp_path: Path) -> None:
+        program = "import sys; from supermachine_kernel.__main__ import main; sys.exit(main())"
+        zipped(installed, tmp_path / "app.pyz", program)
         environment = child.environment_with(None, {"PYTHONPATH": ""})
-        done = subprocess.run(
-            [sys.executable, archive, "info", "--json"], env=environment, cwd=tmp_path, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["form"] == "zipapp"
+        for arguments in (["info", "--json"], ["verify", "--json"]):
+            command = [sys.executable, started.format(folder=tmp_path), *arguments]
+            done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr + done.stdout
+            assert json.loads(done.stdout).get("form", "zipapp") == "zipapp"
 
 
 def zipped(installed: Path, archive: Path, main: str = "") -> None:
