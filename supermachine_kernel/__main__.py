@@ -2,10 +2,11 @@
 """The command line: `python -m supermachine_kernel`, or `supermachine-kernel`."""
 
 import argparse
+import codecs
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from ._assets import ASSETS, Asset, assets_dir, directory, extract_all_to, installed_version, manifest
 from ._errors import AssetError, SupermachineKernelError
@@ -39,12 +40,11 @@ exit status: 0 good, 1 not good, 2 usage"""
 
 def main(arguments: "Optional[Sequence[str]]" = None) -> int:
     """Run the command line; the exit status: 0 good, 1 not good, 2 usage (raised as SystemExit)."""
+    _mend_streams()
     parser = _parser()
     _complete(parser)
     options = parser.parse_args(arguments)
     try:
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="surrogateescape")  # a path is bytes, and goes out as it is
         status: int = options.run(options)
         sys.stdout.flush()
         return status
@@ -56,6 +56,25 @@ def main(arguments: "Optional[Sequence[str]]" = None) -> int:
     except KeyboardInterrupt:
         _say("error", "interrupted")
     return NOT_GOOD
+
+
+def _mend_streams() -> None:
+    """Have somewhere to print to, and no name of a folder that cannot be printed."""
+    # Python has None for a stream that was closed at its start (`>&-`), and print() takes None for stdout.
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.open(os.devnull, os.O_WRONLY), "w", closefd=False))  # noqa: SIM115
+    if hasattr(sys.stdout, "reconfigure"):
+        codecs.register_error("supermachine-kernel", _printable)
+        sys.stdout.reconfigure(errors="supermachine-kernel")
+
+
+def _printable(error: UnicodeError) -> "tuple[Union[str, bytes], int]":
+    """A path is bytes, and goes out as it is; what the stream's encoding lacks is written as an escape."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.backslashreplace_errors(error)
 
 
 def _info(options: argparse.Namespace) -> int:

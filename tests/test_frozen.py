@@ -71,10 +71,10 @@ def _moved(build: Path, frozen: Frozen, home: Path) -> list[str]:
         for file in alone.rglob(f"assets/{name}"):
             file.chmod(0o400)
     program = str(alone / frozen.program if frozen.program else alone)
-    # As a shell's completion writes it, and not as the import system would: "./app".
-    return (
-        [sys.executable, f"./{os.path.relpath(program, home)}"] if frozen.app.endswith((".pex", ".pyz")) else [program]
-    )
+    if not frozen.app.endswith((".pex", ".pyz")):
+        return [program]
+    # As people write it, and not as the import system would.
+    return [sys.executable, f"./{os.path.relpath(program, home)}"]
 
 
 def _check_path(path: str, form: str, wheel: Path) -> None:

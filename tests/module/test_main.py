@@ -262,6 +262,13 @@ class TestBundle:
         assert "build the app first" in done.stderr
 
 
+def shell(command: str) -> subprocess.CompletedProcess[str]:
+    """The command line with the redirections of a shell."""
+    start = ["sh", "-c", f'exec "$0" -W error -m supermachine_kernel {command}', sys.executable]
+    environment = child.environment_with(None, {})
+    return subprocess.run(start, env=environment, cwd="/", capture_output=True, text=True, check=False)
+
+
 class TestOutput:
     def test_no_colour_off_a_terminal(self) -> None:
         assert "\x1b" not in child.command_line("verify").stdout
@@ -312,6 +319,26 @@ class TestOutput:
                 check=False,
             )
         assert (done.returncode, done.stderr) == (1, b"")
+
+    @pytest.mark.parametrize("command", ["info --json", "path", "verify", "extract {folder}", "--help"])
+    def test_a_closed_stdout_or_stderr_is_no_fault(self, command: str, tmp_path: Path) -> None:
+        for closed in (">&-", "2>&-", ">&- 2>&-"):
+            done = shell(f"{command.format(folder=tmp_path)} {closed}")
+            assert (done.returncode, done.stderr) == (0, "")
+            assert bool(done.stdout) == (closed == "2>&-")
+
+    @pytest.mark.parametrize(("command", "status"), [("verify /none", 1), ("frobnicate", 2)])
+    def test_an_error_goes_to_stderr_or_nowhere(self, command: str, status: int) -> None:
+        done = shell(f"{command} 2>&-")
+        assert (done.returncode, done.stdout) == (status, "")
+
+    @pytest.mark.parametrize(("encoding", "written"), [("utf-8", "\u00fc"), ("ascii", "\\xfc")])
+    def test_a_name_that_the_terminal_cannot_show(self, encoding: str, written: str, tmp_path: Path) -> None:
+        folder = tmp_path / "\u00fc"
+        done = child.command_line("extract", "smpark.ko", folder, PYTHONIOENCODING=encoding, PYTHONUTF8="1")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == f"{tmp_path / written / 'smpark.ko'}\n"
+        assert (folder / "smpark.ko").exists()
 
     def test_the_console_script_is_the_same(self, installed: Path) -> None:
         (script,) = installed.glob("bin/supermachine-kernel")
