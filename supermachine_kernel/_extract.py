@@ -76,7 +76,13 @@ def sync(path: str) -> None:
         return
     import errno
 
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if not os.path.isdir(path):
+            raise
+        os.sync()  # a folder may be there to be entered and written to, but not to be opened
+        return
     try:
         if sys.platform == "darwin":
             import fcntl
@@ -169,13 +175,16 @@ def _cure(error: OSError) -> str:
 
 
 def _create(temporary: str) -> int:
-    """Make the empty file and return the mode the process's umask gave it."""
+    """Make the empty file and return the mode the process's umask gave it; its owner may write to it."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     descriptor = os.open(temporary, flags, 0o666)
     try:
-        return stat.S_IMODE(os.fstat(descriptor).st_mode)
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
     finally:
         os.close(descriptor)
+    if not mode & stat.S_IWUSR:
+        os.chmod(temporary, mode | stat.S_IWUSR)
+    return mode
 
 
 def _clone(reader: "BinaryIO", temporary: str) -> bool:

@@ -149,6 +149,47 @@ def test_modes_are_those_of_the_table_or_the_process(asset: Asset, mask: int, tm
     assert stat.S_IMODE((tmp_path / "old").stat().st_mode) == expected
 
 
+@pytest.mark.parametrize("mask", [0o222, 0o277, 0o777])
+def test_a_umask_that_forbids_to_write_is_the_results_alone(mask: int, tmp_path: Path) -> None:
+    program = """\
+os.umask(int(sys.argv[2]))
+place_file(reader, "file", size=len(content))
+place_bytes(content, "bytes")
+"""
+    as_nobody(program, tmp_path, mask)
+    for name in ("file", "bytes"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o666 & ~mask
+        (tmp_path / name).chmod(0o600)
+        assert (tmp_path / name).read_bytes() == SMPARK_KO.read_bytes()
+
+
+def test_a_folder_that_may_be_written_to_but_not_be_listed(tmp_path: Path) -> None:
+    as_nobody('place_bytes(content, "file", durable=True)', tmp_path, mode=0o333)
+    assert (tmp_path / "file").read_bytes() == SMPARK_KO.read_bytes()
+
+
+def as_nobody(program: str, folder: Path, *arguments: object, mode: int = 0o777) -> None:
+    """Run `program` in `folder` as a user whom its modes concern, with all that it needs imported and open."""
+    start = """\
+import os, sys
+from supermachine_kernel import SMPARK_KO
+from supermachine_kernel._extract import place_bytes, place_file
+os.chdir(sys.argv[1])
+content = SMPARK_KO.read_bytes()
+with SMPARK_KO.path.open("rb") as reader:
+    place_file(reader, "first", size=len(content), durable=True)
+    place_bytes(content, "first", durable=True)
+    os.unlink("first")
+    reader.seek(0)
+    os.geteuid() or os.setuid(65534)
+    exec(sys.argv.pop())
+"""
+    folder.chmod(mode)
+    done = child.python(start, folder, *arguments, program)
+    folder.chmod(0o755)
+    assert done.returncode == 0, done.stderr
+
+
 def test_modes_come_right_though_the_installer_lost_them(damaged: Path, tmp_path: Path) -> None:
     for asset in ASSETS:
         (damaged / "supermachine_kernel" / "assets" / asset.name).chmod(0o600)
