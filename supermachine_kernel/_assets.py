@@ -264,11 +264,11 @@ def assets_dir() -> "Path":
 def extract_all_to(directory: "StrPath") -> "Path":
     """Put all four assets into `directory`, made with its parents where missing; return that folder.
 
-    Raises as `Asset.extract_to` does.
+    What killed writers left there more than an hour ago is removed. Raises as `Asset.extract_to` does.
     """
     from pathlib import Path
 
-    from ._extract import make_folder
+    from ._extract import make_folder, sweep
 
     if not in_archive():
         assets_dir()  # a set that is not whole is not begun
@@ -276,6 +276,7 @@ def extract_all_to(directory: "StrPath") -> "Path":
     make_folder(folder)
     for asset in ASSETS:
         asset.extract_to(folder / asset.name)
+    sweep(folder)
     return folder
 
 

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
     from ._extract import StrPath
 
-_ABANDONED = 60 * 60
-"""Seconds after which a temporary file has no writer any more: ten megabytes take no hour."""
-
 _SETTLED = 5 * 60
 """Seconds after which the system has written a file back by itself (Linux and macOS: half a minute)."""
 
@@ -55,13 +52,13 @@ def default_directory() -> "Path":
 
 def complete(folder: "Path") -> "dict[str, str]":
     """Make the set in `folder` whole; what was done to each file, by name: "kept", "mended" or "written"."""
-    from ._extract import make_folder
+    from ._extract import make_folder, sweep
 
     manifest()  # without one there is nothing to make a folder for
     make_folder(folder, durable=True)
     done = {asset.name: _complete_file(asset, folder / asset.name) for asset in ASSETS}
     _settle(folder, [name for name, action in done.items() if action != "written"])
-    _sweep(folder)
+    sweep(folder)
     return done
 
 
@@ -120,21 +117,6 @@ def _settle(folder: "Path", names: "list[str]") -> None:
     except OSError as error:
         message = f"{folder}: cannot be brought to disk: {error.strerror}; name another folder"
         raise DestinationError(error.errno, message, str(folder)) from error
-
-
-def _sweep(folder: "Path") -> None:
-    """Remove what killed writers left; the set is whole by now, so a writer that slept meanwhile misses nothing."""
-    import contextlib
-    import time
-
-    from ._extract import TEMPORARY_PREFIX
-
-    old = time.time() - _ABANDONED
-    for name in os.listdir(folder):
-        if name.startswith(TEMPORARY_PREFIX) and name.endswith(".tmp"):
-            with contextlib.suppress(OSError):  # another sweeps too, or it may not
-                if os.lstat(folder / name).st_mtime < old:
-                    os.unlink(folder / name)
 
 
 def _home() -> str:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 TEMPORARY_PREFIX = ".supermachine-"
 """Every file this module writes beside a destination begins with this and ends in `.tmp`."""
 
+_ABANDONED = 60 * 60
+"""Seconds after which a temporary file has no writer any more: ten megabytes take no hour."""
+
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _CLONE_NOOWNERCOPY = 0x2  # sys/clonefile.h
 
@@ -68,6 +71,21 @@ def make_folder(folder: "Path", *, durable: bool = False) -> None:
     except OSError as error:
         message = f"{folder}: the folder cannot be made: {error.strerror}; {_cure(error)}"
         raise DestinationError(error.errno, message, str(folder)) from error
+
+
+def sweep(folder: "Path") -> None:
+    """Remove what killed writers left; the set is whole by now, so a writer that slept meanwhile misses nothing."""
+    import contextlib
+    import time
+
+    old = time.time() - _ABANDONED
+    with contextlib.suppress(OSError):  # a folder that may not be listed
+        for name in os.listdir(folder):
+            if name.startswith(TEMPORARY_PREFIX) and name.endswith(".tmp"):
+                with contextlib.suppress(OSError):  # another sweeps too, or it may not
+                    # Not st_mtime: a clone on APFS has that of its source.
+                    if os.lstat(folder / name).st_ctime < old:
+                        os.unlink(folder / name)
 
 
 def sync(path: str) -> None:
