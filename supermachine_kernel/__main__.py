@@ -131,11 +131,15 @@ def _verify(options: argparse.Namespace) -> int:
     if options.directory is None:
         where, problems = directory(), {asset.name: _problem(asset) for asset in ASSETS}
     else:
-        from ._bundle import check, folder_of
+        import shlex
+
+        from ._bundle import RECEIPT, check, folder_of, is_foreign
 
         folder = folder_of(Path(options.directory))
         where, problems = str(folder), check(folder)
-        cure = f"put the set there again: {PROGRAM} bundle {options.directory}"
+        cure = f"put the set there again: {PROGRAM} bundle {shlex.quote(options.directory)}"
+        if is_foreign(folder / RECEIPT):
+            cure = f"move {RECEIPT} away and {cure}"
         problems = {name: problem and f"{problem}; {cure}" for name, problem in problems.items()}
     good = not any(problems.values())
     if options.json:

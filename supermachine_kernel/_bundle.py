@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 RECEIPT = "manifest.json"
 """The manifest of the set beside it: version, set digest, and size, SHA-256 and mode of each asset."""
 
+_LONGEST_RECEIPT = 1 << 20
+
 
 def bundle(target: "Path") -> "dict[str, str]":
     """Put the set and its receipt where `target` keeps them; what was done to each file, by name.
@@ -23,7 +25,11 @@ def bundle(target: "Path") -> "dict[str, str]":
     `ensure_assets` does.
     """
     folder = folder_of(target)
-    _refuse_foreign(folder / RECEIPT)
+    if is_foreign(folder / RECEIPT):
+        raise DestinationError(
+            f"{folder / RECEIPT}: expected a receipt of this program or nothing there, found something else; move it "
+            "away, or name another folder"
+        )
     done = complete(folder)
     # Last: a receipt speaks of what is there.
     done[RECEIPT] = _write_receipt(folder / RECEIPT)
@@ -32,10 +38,16 @@ def bundle(target: "Path") -> "dict[str, str]":
 
 def folder_of(target: "Path") -> "Path":
     """`Contents/Resources` of a macOS app, any other folder itself. Raises DestinationError for half an app."""
-    if not os.path.abspath(target).lower().endswith(".app"):
+    path = os.path.abspath(target).lower()
+    if path.endswith(os.path.join(".app", "contents")):
+        raise DestinationError(
+            f"{target}: expected an app or a folder for the set, found the folder Contents of an app, which keeps it "
+            "in Resources; name the app"
+        )
+    if not path.endswith(".app"):
         return target
     contents = target / "Contents"
-    if not contents.is_dir():
+    if not _is_folder(contents):
         raise DestinationError(
             f"{target}: expected a macOS app with a folder Contents, found none; build the app first, or name a "
             "folder that does not end in .app"
@@ -45,7 +57,12 @@ def folder_of(target: "Path") -> "Path":
 
 def is_signed(target: "Path") -> bool:
     """Whether `target` is an app with a signature, which seals its resources too."""
-    return (target / "Contents" / "_CodeSignature").is_dir()
+    return _is_folder(target / "Contents" / "_CodeSignature")
+
+
+def is_foreign(receipt: "Path") -> bool:
+    """Whether what is in a receipt's place is not one, so that `bundle` leaves it alone."""
+    return os.path.lexists(receipt) and _parse_receipt(_content(receipt)) is None
 
 
 def check(folder: "Path") -> "dict[str, Optional[str]]":
@@ -53,9 +70,10 @@ def check(folder: "Path") -> "dict[str, Optional[str]]":
 
     A receipt there must be of this installation's set. The files are compared with what the receipt says, so
     that a whole set of another version is told from a broken one; without a receipt, with this installation's
-    manifest. A program without its execute bits is wrong too. Raises AssetMissingError when there is no folder.
+    manifest. A program without its execute bits is wrong too. Raises AssetMissingError when there is no folder,
+    DestinationError when nobody may tell.
     """
-    if not folder.is_dir():
+    if not _is_folder(folder):
         raise AssetMissingError(
             f"{folder}: expected a folder with the set, found none; name one, or make it with bundle"
         )
@@ -72,19 +90,23 @@ def check(folder: "Path") -> "dict[str, Optional[str]]":
     return findings
 
 
+def _is_folder(path: "Path") -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        message = (
+            f"{path}: cannot be looked at: {error.strerror}; name a place that you may read, or run this as its owner"
+        )
+        raise DestinationError(error.errno, message, str(path)) from error
+
+
 def _lost_bits(path: "Path", mode: int) -> "Optional[str]":
     found = stat.S_IMODE(os.lstat(path).st_mode)
     if mode & 0o111 & ~found:
         return f"{path}: expected mode {mode:#o}, found {found:#o}: it cannot be executed"
     return None
-
-
-def _refuse_foreign(path: "Path") -> None:
-    if os.path.lexists(path) and not path.is_dir() and _parse_receipt(_content(path)) is None:
-        raise DestinationError(
-            f"{path}: expected a receipt of this program or nothing there, found another file; move it away, or "
-            "name another folder"
-        )
 
 
 def _receipt() -> bytes:
@@ -104,8 +126,10 @@ def _write_receipt(path: "Path") -> str:
 
 
 def _content(path: "Path") -> "Optional[bytes]":
+    """What a file of a receipt's kind and size holds: a pipe would not end, a device neither."""
     try:
-        return path.read_bytes()
+        facts = os.stat(path)
+        return path.read_bytes() if stat.S_ISREG(facts.st_mode) and facts.st_size <= _LONGEST_RECEIPT else None
     except OSError:
         return None
 

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
@@ -76,15 +77,78 @@ def test_the_app_is_known_by_its_full_name(app: Path, monkeypatch: pytest.Monkey
     assert folder_of(Path(".")) == Path("Contents", "Resources")
 
 
+REFUSED = "expected a receipt of this program or nothing there, found something else; move it away"
+
+
 def test_somebody_elses_manifest_is_not_replaced(app: Path) -> None:
     """Web apps have one of that name."""
     theirs = app / "Contents" / "Resources" / RECEIPT
     theirs.parent.mkdir()
     theirs.write_text('{"name": "My App", "assets": []}')
-    with pytest.raises(DestinationError, match="expected a receipt of this program or nothing there, found another"):
+    with pytest.raises(DestinationError, match=REFUSED):
         bundle(app)
     assert os.listdir(theirs.parent) == [RECEIPT]
     assert "My App" in theirs.read_text()
+
+
+def large(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero"), large],
+    ids=["folder", "pipe", "zeros", "large"],
+)
+def test_what_is_no_file_of_a_receipts_size_is_not_read(make: Callable[[Path], None], tmp_path: Path) -> None:
+    """In a process of its own, which is killed when it waits for the end of what has none."""
+    receipt = tmp_path / RECEIPT
+    make(receipt)
+    done = child.command_line("bundle", tmp_path)
+    assert done.returncode == 1
+    assert f"{receipt}: {REFUSED}" in done.stderr
+    assert os.listdir(tmp_path) == [RECEIPT], "nothing was written before it was refused"
+    done = child.command_line("verify", tmp_path)
+    assert done.returncode == 1
+    assert f"{receipt}: expected the receipt that bundle writes, found something else; move" in done.stderr
+
+
+def test_the_inside_of_an_app_is_not_the_app(app: Path) -> None:
+    bundle(app)
+    for use in (bundle, folder_of):
+        with pytest.raises(DestinationError, match=r"found the folder Contents of an app, .*; name the app"):
+            use(app / "Contents")
+    assert not any(check(folder_of(app / "Contents" / "Resources")).values())
+    assert sorted(os.listdir(app / "Contents")) == ["MacOS", "Resources"]
+
+
+@pytest.mark.parametrize("name", ["some", "My.app"])
+def test_a_place_that_may_not_be_looked_at(name: str, tmp_path: Path) -> None:
+    """As nobody, when all that is needed is imported: root may look everywhere."""
+    program = """\
+import os, pathlib, sys
+from supermachine_kernel._bundle import bundle, check, folder_of
+folder = pathlib.Path(sys.argv[1])
+bundle(folder)
+assert not any(check(folder_of(folder)).values())
+os.chmod(folder.parent, 0)
+os.geteuid() or os.setuid(65534)
+for use in (bundle, lambda folder: check(folder_of(folder))):
+    try:
+        use(folder)
+    except OSError as error:
+        print(type(error).__name__, error)
+"""
+    (tmp_path / name / "Contents").mkdir(parents=True)
+    done = child.python(program, tmp_path / name)
+    tmp_path.chmod(0o755)
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert line.startswith(f"DestinationError {tmp_path / name}")
+        assert "Permission denied; name a place that you may " in line
 
 
 @pytest.mark.parametrize(

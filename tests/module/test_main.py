@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -214,6 +215,21 @@ class TestVerify:
             assert done.returncode == 1
             assert f"error: {kernel}: expected SHA-256 " in done.stderr
             assert f"; put the set there again: supermachine-kernel bundle {target}\n" in done.stderr
+
+    def test_the_cure_is_a_command_that_works(self, tmp_path: Path) -> None:
+        folder = tmp_path / "my app's"
+        folder.mkdir()
+        (folder / "manifest.json").write_text("{}")
+        done = child.command_line("verify", folder)
+        (cure,) = {line.rpartition("; ")[2] for line in done.stderr.splitlines()}
+        command = shlex.join(["supermachine-kernel", "bundle", str(folder)])
+        assert cure == f"move manifest.json away and put the set there again: {command}"
+        (folder / "manifest.json").unlink()
+        done = child.command_line("verify", folder)
+        (cure,) = {line.rpartition("; ")[2] for line in done.stderr.splitlines()}
+        assert cure == f"put the set there again: {command}"
+        assert child.command_line(*shlex.split(cure.rpartition(": ")[2])[1:]).returncode == 0
+        assert child.command_line("verify", folder).returncode == 0
 
     def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
         done = child.command_line("verify", tmp_path / "none")
