@@ -80,8 +80,9 @@ def inspect_program(data: Buffer, name: str) -> None:
     elf = _read_elf(data, name, "a static AArch64 executable", _PROGRAM_CURE)
     if elf.type not in (_ET_EXEC, _ET_DYN):
         raise _wrong(name, "a static executable", _ELF_TYPES.get(elf.type, "no executable"), _PROGRAM_CURE)
+    whole = memoryview(data)
     segments = [_PROGRAM_HEADER.unpack_from(data, offset) for offset in elf.program_headers]
-    needed, flags_1 = 0, 0
+    needed, flags_1, dynamic = False, 0, False
     for kind, _flags, offset, _vaddr, _paddr, size, _memory, _align in segments:
         if offset + size > len(data):
             raise _wrong(
@@ -91,9 +92,13 @@ def inspect_program(data: Buffer, name: str) -> None:
             loader = bytes(data[offset : offset + size]).rstrip(b"\0").decode(errors="replace")
             raise _wrong(name, "a static executable", f"one that needs the loader {loader}", _PROGRAM_CURE)
         if kind == _PT_DYNAMIC:
-            every = _DYNAMIC_ENTRY.iter_unpack(data[offset : offset + size - size % _DYNAMIC_ENTRY.size])
-            entries = dict(itertools.takewhile(lambda entry: entry[0] != _DT_NULL, every))
-            needed, flags_1 = needed + (_DT_NEEDED in entries), entries.get(_DT_FLAGS_1, 0)
+            if dynamic:  # damaged headers may claim the whole file many times over
+                raise _wrong(name, "at most one dynamic segment", "another", _PROGRAM_CURE)
+            dynamic = True
+            every = _DYNAMIC_ENTRY.iter_unpack(whole[offset : offset + size - size % _DYNAMIC_ENTRY.size])
+            for tag, value in itertools.takewhile(lambda entry: entry[0] != _DT_NULL, every):
+                needed = needed or tag == _DT_NEEDED
+                flags_1 = value if tag == _DT_FLAGS_1 else flags_1
     if elf.type == _ET_DYN and not flags_1 & _DF_1_PIE:
         raise _wrong(name, "a static executable", "a shared library", _PROGRAM_CURE)
     if needed:

@@ -195,6 +195,24 @@ class TestNotAProgram:
         """A program of the host: another machine's, another system's, or dynamically linked."""
         refused(INSPECTORS["program"], Path(sys.executable).read_bytes())
 
+    def test_more_than_one_dynamic_segment(self) -> None:
+        """65,535 segments, each of them the whole file, of entries that are all different and of no meaning."""
+        count = 0xFFFF
+        size = 64 + count * 56
+        header = bytearray(PROGRAM[:64])
+        struct.pack_into("<Q", header, 32, 64)  # e_phoff
+        struct.pack_into("<HH", header, 54, 56, count)  # e_phentsize, e_phnum
+        segment = struct.pack("<IIQQQQQQ", 2, 0, 0, 0, 0, size, size, 8)
+        message = refused(INSPECTORS["program"], bytes(header) + segment * count)
+        assert "expected at most one dynamic segment, found another" in message
+
+    def test_what_a_dynamic_segment_says(self) -> None:
+        """DT_NEEDED is a need; in a shared object, DF_1_PIE in DT_FLAGS_1 makes the program."""
+        pie, needed, end = (0x6FFFFFFB, 0x08000000), (1, 0), (0, 0)
+        assert "a shared library" in refused(INSPECTORS["program"], dynamic(end, pie))
+        assert "needs shared libraries" in refused(INSPECTORS["program"], dynamic(needed, pie, end))
+        INSPECTORS["program"](dynamic(pie, end, needed))
+
     def test_truncated_in_a_segment(self) -> None:
         assert "it is truncated: copy it again" in refused(INSPECTORS["program"], PROGRAM[: len(PROGRAM) // 4])
 
@@ -223,6 +241,18 @@ class TestNotAModule:
         struct.pack_into("<HHH", header, 58, 64, count, 0)  # e_shentsize, e_shnum, e_shstrndx
         section = struct.pack("<IIQQQQIIQQ", 0, 1, 0, 0, 0, size, 0, 0, 0, 0)
         assert "without .modinfo" in refused(inspect_module, bytes(header) + section * count)
+
+
+def dynamic(*entries: tuple[int, int]) -> bytes:
+    """A position-independent program of nothing but headers, an entry point and these dynamic entries."""
+    content = b"".join(struct.pack("<qQ", *entry) for entry in entries)
+    header = bytearray(PROGRAM[:64])
+    struct.pack_into("<H", header, 16, 3)  # e_type
+    struct.pack_into("<QQQ", header, 24, 64, 64, 0)  # e_entry, e_phoff, e_shoff
+    struct.pack_into("<HHHHH", header, 54, 56, 2, 0, 0, 0)  # e_phentsize, e_phnum, and no sections
+    code = struct.pack("<IIQQQQQQ", 1, 5, 0, 0, 0, 64 + 2 * 56, 64 + 2 * 56, 8)
+    segment = struct.pack("<IIQQQQQQ", 2, 4, 64 + 2 * 56, 0, 0, len(content), len(content), 8)
+    return bytes(header) + code + segment + content
 
 
 def facts_or_inspection_error(inspect: Inspector, data: bytes) -> None:
