@@ -59,6 +59,10 @@ class Asset:
     def __repr__(self) -> str:
         return f"<Asset {self.name}>"
 
+    def __reduce__(self) -> str:
+        """Each is one of a kind: what is copied or unpickled is that very object, by its name in this module."""
+        return self.prefix
+
     @property
     def size(self) -> int:
         """Size in bytes, from the manifest; no file is opened. Raises AssetMissingError without a manifest."""

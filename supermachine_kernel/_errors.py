@@ -6,7 +6,7 @@ class SupermachineKernelError(Exception):
 
     def __str__(self) -> str:
         # The subclasses that are also an OSError would print "[Errno N] ...: 'file'".
-        return str(self.args[0]) if len(self.args) == 1 else str(self.args[1])
+        return str(self.args[-1]) if self.args else ""
 
 
 class AssetError(SupermachineKernelError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
+import pickle
 import sys
 import zipfile
 from pathlib import Path
@@ -69,6 +71,27 @@ def test_manifest_speaks_of_these_files() -> None:
     assert manifest["set_digest"] == hashlib.sha256("".join(lines).encode()).hexdigest()
     assert manifest["version"] == supermachine_kernel.__version__
     assert {name: entry["mode"] for name, entry in manifest["assets"].items()} == {a.name: a.mode for a in ASSETS}
+
+
+def test_the_manifest_is_the_callers_own() -> None:
+    program = """\
+import supermachine_kernel
+manifest = supermachine_kernel.MANIFEST
+manifest["assets"]["kernel"].clear()
+manifest.clear()
+supermachine_kernel.verify()
+print(supermachine_kernel.MANIFEST["assets"]["kernel"]["sha256"])
+"""
+    done = child.python(program)
+    assert done.stdout.strip() == supermachine_kernel.KERNEL.sha256, done.stderr
+
+
+@each_asset
+def test_a_copy_of_an_asset_is_that_asset(asset: Asset) -> None:
+    assert copy.copy(asset) is asset
+    assert copy.deepcopy([asset])[0] is asset
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(asset, protocol)) is asset
 
 
 @each_asset

@@ -47,6 +47,18 @@ def test_unknown_name_is_an_attribute_error() -> None:
         supermachine_kernel.KERNEL_BYTE  # type: ignore[attr-defined]  # noqa: B018
 
 
+def test_every_error_is_a_line_of_text_whatever_it_was_made_of() -> None:
+    errors = [
+        each for each in vars(supermachine_kernel).values() if isinstance(each, type) and issubclass(each, Exception)
+    ]
+    assert len(errors) >= 9
+    for error in errors:
+        assert str(error()) == ""
+        assert str(error("what")) == "what"
+        if issubclass(error, OSError):
+            assert str(error(2, "what", "file")) == "what"
+
+
 def test_import_loads_nothing_but_its_own_modules(installed: Path) -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); before = set(sys.modules)\n"
