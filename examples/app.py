@@ -12,9 +12,12 @@ import supermachine_kernel
 from supermachine_kernel.__main__ import main as command_line
 
 
-def main() -> int:
+def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
     if sys.argv[1] in ("doctor", "info"):
-        return command_line(sys.argv[1:])
+        sys.exit(command_line(sys.argv[1:]))  # not returned: zipapp drops what main returns
     folder = supermachine_kernel.extract_all_to(sys.argv[1])
     try:
         path = str(supermachine_kernel.KERNEL.path)
@@ -26,8 +29,7 @@ def main() -> int:
         "view": {asset.name: hashlib.sha256(asset.view()).hexdigest() for asset in supermachine_kernel.ASSETS},
     }
     print(json.dumps(report, indent=2))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -57,6 +58,10 @@ def test_frozen(frozen: Frozen, wheel: Path, tmp_path: Path) -> None:
     assert report["view"] == digests_in(wheel)
     _check_path(report["path"], frozen.form, wheel)
     assert json.loads(run([*app, "info", "--json"], user(home), home))["form"] == frozen.form
+    for usage in ([], ["--help"]):
+        done = subprocess.run([*app, *usage], env=user(home), cwd=home, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "app FOLDER " in done.stderr
     doctor = json.loads(run([*app, "doctor", "--json"], user(home), home))
     assert doctor["ok"]
     assert _form_in_words(frozen.form) in {f["subject"]: f["found"] for f in doctor["findings"]}["installation"]
