@@ -71,7 +71,7 @@ def check(folder: "Path") -> "dict[str, Optional[str]]":
     A receipt there must be of this installation's set. The files are compared with what the receipt says, so
     that a whole set of another version is told from a broken one; without a receipt, with this installation's
     manifest. A program without its execute bits is wrong too. Raises AssetMissingError when there is no folder,
-    DestinationError when nobody may tell.
+    DestinationError where that cannot be seen.
     """
     if not _is_folder(folder):
         raise AssetMissingError(

@@ -153,5 +153,5 @@ def _place() -> Finding:
     there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
         return Finding(subject, OK, f"{folder}: to be {'completed' if there == folder else 'made'} on the first call")
-    cure = f"make {there} a folder you may write to, set XDG_DATA_HOME, or pass a directory"
+    cure = "set HOME or XDG_DATA_HOME to a place you may write to, or pass a directory"
     return Finding(subject, BAD, f"{folder}: {there} is not a folder that may be written to", cure)

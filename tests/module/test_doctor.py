@@ -180,7 +180,9 @@ class TestPlace:
         status, found = doctor(XDG_DATA_HOME=str(tmp_path))
         assert status == 1
         assert f"{tmp_path / 'supermachine'} is not a folder that may be written to" in found["ensure_assets"]["found"]
-        assert "set XDG_DATA_HOME, or pass a directory" in found["ensure_assets"]["cure"]
+        assert found["ensure_assets"]["cure"] == (
+            "set HOME or XDG_DATA_HOME to a place you may write to, or pass a directory"
+        )
 
     def test_no_home(self) -> None:
         status, found = doctor(XDG_DATA_HOME="", HOME="relative")
