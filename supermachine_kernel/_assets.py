@@ -307,7 +307,7 @@ def reinstall() -> str:
     """How this very version is installed again: another would be out of step with the library."""
     version = installed_version()
     if "+" in version:
-        return "pip install --force-reinstall, with the file of the wheel: no index has a build of its own"
+        return "pip install --force-reinstall, with the file of the wheel: PyPI has no custom builds"
     return f'pip install --force-reinstall "supermachine-kernel=={version}"'
 
 
