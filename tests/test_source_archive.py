@@ -100,10 +100,10 @@ def test_the_command_makes_the_same_archive_again(archive: Path, project: Path, 
         assert block == b"", "the two archives differ"
 
 
-def test_a_set_without_a_record_has_no_source(built_set: Path, project: Path, tmp_path: Path) -> None:
+def test_a_set_without_a_record_has_no_source(built_set: Path, unlocked_checkout: Path, tmp_path: Path) -> None:
     shutil.copytree(built_set, tmp_path / "set", ignore=shutil.ignore_patterns("build-info.json"))
     with pytest.raises(BuildError, match=r"expected the record of the set's build"):
-        source_archive.write(tmp_path / "out", project, {"SUPERMACHINE_ASSETS_DIR": str(tmp_path / "set")})
+        source_archive.write(tmp_path / "out", unlocked_checkout, {"SUPERMACHINE_ASSETS_DIR": str(tmp_path / "set")})
     assert not (tmp_path / "out").exists()
 
 
