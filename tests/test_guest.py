@@ -107,6 +107,18 @@ def test_user(built_set: Path, tmp_path: Path, user: str, expected: str) -> None
     assert said(seen, "init-oci: no /supermachine-agent") == [", so no agent"]
 
 
+def test_user_in_many_groups(built_set: Path, tmp_path: Path) -> None:
+    """More than musl's initgroups() takes, which is 32."""
+    container = Container()
+    gids = range(2000, 2200)
+    container.file("etc/group", "app:x:1000:\n" + "".join(f"g{gid}:x:{gid}:other,app\n" for gid in gids))
+    config = configuration("sh", "-c", "grep ^Groups: /proc/self/status", user="app")
+    seen = boot(built_set, tmp_path, config, container, without=["supermachine-agent"])
+    assert_ended_well(seen)
+    assert not said(seen, "init-oci: error: ")
+    assert [line.split() for line in said(seen, "Groups:")] == [[str(gid) for gid in (1000, *gids)]]
+
+
 @pytest.mark.parametrize(("kind", "named"), [("squashfs", None), ("erofs", None), ("ext4", "ext4")])
 def test_block_device(built_set: Path, tmp_path: Path, kind: str, named: str | None) -> None:
     image = make_image(kind, tmp_path)

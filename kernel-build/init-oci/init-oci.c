@@ -486,9 +486,26 @@ static struct identity resolve_user(const char *text)
 	return who;
 }
 
+/* initgroups() of musl takes no more than 32. */
+static bool set_groups_of(const char *name, gid_t gid)
+{
+	gid_t *groups = NULL;
+
+	for (int count = 32, room = 0; room < count;) {
+		room = count;
+		groups = realloc(groups, room * sizeof *groups);
+		if (!groups)
+			return false;
+		if (getgrouplist(name, gid, groups, &count) >= 0)
+			return !setgroups(count, groups);
+	}
+	return false;
+}
+
 static _Noreturn void become_entrypoint(const struct config *config, const struct identity *who)
 {
 	const char *step;
+	int error;
 
 	setsid();
 	ioctl(STDIN_FILENO, TIOCSCTTY, 0);	/* job control where the console is a terminal */
@@ -497,7 +514,7 @@ static _Noreturn void become_entrypoint(const struct config *config, const struc
 	umask(0022);
 
 	step = "set the groups of";
-	if (who->name ? initgroups(who->name, who->gid) : setgroups(0, NULL))
+	if (who->name ? !set_groups_of(who->name, who->gid) : setgroups(0, NULL))
 		goto failed;
 	step = "set the user of";
 	if (setgid(who->gid) || setuid(who->uid))
@@ -509,8 +526,9 @@ static _Noreturn void become_entrypoint(const struct config *config, const struc
 	environ = config->env;	/* execvp looks for PATH there */
 	execvp(config->argv[0], config->argv);
 failed:
-	say("init-oci: error: cannot %s the entrypoint %s: %s", step, config->argv[0], strerror(errno));
-	_exit(errno == ENOENT ? 127 : 126);
+	error = errno;
+	say("init-oci: error: cannot %s the entrypoint %s: %s", step, config->argv[0], strerror(error));
+	_exit(error == ENOENT ? 127 : 126);
 }
 
 static pid_t start_entrypoint(struct config *config)
