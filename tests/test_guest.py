@@ -119,6 +119,15 @@ def test_user_in_many_groups(built_set: Path, tmp_path: Path) -> None:
     assert [line.split() for line in said(seen, "Groups:")] == [[str(gid) for gid in (1000, *gids)]]
 
 
+@pytest.mark.parametrize("then", ["", "trap '' HUP; yes & sleep 1; "], ids=["stopped", "stopped and full"])
+def test_stopped_console(built_set: Path, tmp_path: Path, then: str) -> None:
+    """A Ctrl-S on the console stops its output, and nothing else."""
+    config = configuration("sh", "-c", f"echo READY; sleep 1; {then}exit 5")
+    seen = boot(built_set, tmp_path, config, Container(), typed={"READY": b"\x13"})
+    assert_ended_well(seen)
+    assert "init-oci: exit status 5" in seen.text
+
+
 @pytest.mark.parametrize(("kind", "named"), [("squashfs", None), ("erofs", None), ("ext4", "ext4")])
 def test_block_device(built_set: Path, tmp_path: Path, kind: str, named: str | None) -> None:
     image = make_image(kind, tmp_path)

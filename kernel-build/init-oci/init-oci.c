@@ -38,6 +38,7 @@
 #define DEFAULT_PATH	"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #define CONFIG_LIMIT	(1024 * 1024)	/* bytes */
 #define DEVICE_WAIT_MS	2000
+#define CONSOLE_WAIT_MS	1000
 
 struct config {
 	const char *lower;	/* block device or folder */
@@ -62,6 +63,47 @@ static const char *const filesystems[] = { "squashfs", "erofs", "ext4" };
 
 /* ---- the console ---- */
 
+/* An open file of our own that never waits; the other programs' waits. */
+static int console = STDOUT_FILENO;
+
+/* Ends a Ctrl-S, and whatever else holds up what is written. */
+static void start_output(void)
+{
+	struct termios mode;
+	int error = errno;	/* what the next line may be about to tell */
+
+	if (!tcgetattr(console, &mode)) {
+		mode.c_iflag &= ~IXON;
+		tcsetattr(console, TCSANOW, &mode);
+	}
+	tcflow(console, TCOON);
+	errno = error;
+}
+
+/*
+ * Until the driver has it all, so that a kernel message does not land within a
+ * line; but a console that takes nothing does not keep PID 1 from its duties.
+ */
+static void write_console(const char *data, size_t size)
+{
+	const struct timespec pause = { .tv_nsec = 1000 * 1000 };
+
+	for (int waited = 0; waited < CONSOLE_WAIT_MS; waited++) {
+		int left;
+		ssize_t put = size ? write(console, data, size) : 0;
+
+		if (put < 0 && errno != EAGAIN)
+			return;
+		if (put > 0) {
+			data += put;
+			size -= put;
+		}
+		if (!size && (ioctl(console, TIOCOUTQ, &left) || !left))
+			return;
+		nanosleep(&pause, NULL);
+	}
+}
+
 static void say(const char *format, ...)
 {
 	char line[1024];
@@ -76,15 +118,11 @@ static void say(const char *format, ...)
 	if ((size_t)length > sizeof line - 2)
 		length = sizeof line - 2;
 	line[length] = '\n';
-	if (write(STDOUT_FILENO, line, length + 1) < 0)
-		return;
-	/* So that a kernel message does not land within the line. */
-	tcdrain(STDOUT_FILENO);
+	write_console(line, length + 1);
 }
 
 static _Noreturn void power_off(void)
 {
-	tcdrain(STDOUT_FILENO);
 	sync();
 	reboot(RB_POWER_OFF);
 	say("init-oci: error: no power off (%s); restarting", strerror(errno));
@@ -92,7 +130,8 @@ static _Noreturn void power_off(void)
 	_exit(1);	/* a kernel panic: the last way not to hang */
 }
 
-#define fail(...) do { say("init-oci: error: " __VA_ARGS__); power_off(); } while (0)
+#define end(...) do { start_output(); say(__VA_ARGS__); power_off(); } while (0)
+#define fail(...) end("init-oci: error: " __VA_ARGS__)
 
 /* The kernel opens /dev/console before it starts us only if the initramfs has one. */
 static void take_console(void)
@@ -105,6 +144,9 @@ static void take_console(void)
 		dup2(fd, i);
 	if (fd > 2)
 		close(fd);
+	fd = open("/dev/console", O_WRONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+	if (fd >= 0)
+		console = fd;
 }
 
 /* ---- the configuration ---- */
@@ -568,8 +610,10 @@ static int supervise(pid_t entrypoint, pid_t agent, const sigset_t *signals)
 		while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
 			if (pid == entrypoint)
 				return exit_number(status);
-			if (pid == agent)
+			if (pid == agent) {
 				say("init-oci: warning: the agent ended with status %d", exit_number(status));
+				agent = -1;	/* the number may be another's from now on */
+			}
 		}
 		if (sigwaitinfo(signals, &info) > 0 && info.si_signo != SIGCHLD)
 			kill(entrypoint, info.si_signo);
@@ -625,6 +669,5 @@ int main(void)
 	}
 	status = supervise(start_entrypoint(&config), agent, &signals);
 	kill(-1, SIGKILL);
-	say("init-oci: exit status %d", status);
-	power_off();
+	end("init-oci: exit status %d", status);
 }

@@ -50,14 +50,18 @@ def boot(
     limit: float,
     extra: Sequence[str] = (),
     on_line: Callable[[Line], None] = lambda line: None,
+    keyboard: int = subprocess.DEVNULL,
 ) -> Boot:
-    """Boot until QEMU ends by itself or `limit` seconds are over; QEMU is gone when this returns."""
+    """Boot until QEMU ends by itself or `limit` seconds are over; QEMU is gone when this returns.
+
+    What is written to the other end of the pipe `keyboard` is typed on the console.
+    """
     command = [PROGRAM, *MACHINE, *CONSOLE, "-smp", str(cpus), "-kernel", str(kernel), "-initrd", str(initramfs)]
     command += ["-append", COMMAND_LINE, *extra]
     start = time.monotonic()
     # A group of its own, so that it can be ended as a whole and no Ctrl-C reaches it before us.
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        command, stdin=keyboard, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     )
     try:
         lines = _read(process, start, start + limit, on_line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import subprocess
 import tempfile
@@ -16,7 +17,7 @@ SOURCES = Path(__file__).resolve().parents[1] / "guest"
 LIMIT = 90.0
 """Seconds a boot may take; far more than it does, for a machine that does many things at once."""
 
-APPLETS = ["cat", "echo", "env", "grep", "head", "hexdump", "hostname", "id", "ls", "ps", "pwd"]
+APPLETS = ["cat", "echo", "env", "grep", "head", "hexdump", "hostname", "id", "ls", "ps", "pwd", "rm"]
 APPLETS += ["seq", "sh", "sleep", "sort", "su", "touch", "true", "wc", "yes"]
 PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n"
 GROUP = "root:x:0:\napp:x:1000:\nstaff:x:50:app\nvideo:x:44:app\n"
@@ -60,10 +61,12 @@ def boot(
     without: Sequence[str] = (),
     instead: Mapping[str, bytes] | None = None,
     extra: Sequence[str] = (),
+    typed: Mapping[str, bytes] | None = None,
 ) -> qemu.Boot:
     """Boot `assets` with this init-oci.conf (None: without one) and the container in the folder /container.
 
-    `without` names assets to leave out, `instead` gives others in place of them, `extra` are arguments for QEMU.
+    `without` names assets to leave out, `instead` gives others in place of them, `extra` are arguments for QEMU,
+    `typed` is what to type on the console once a line is on it.
     """
     environment.install_system_tools({qemu.PROGRAM: qemu.PACKAGE})
     initramfs = Initramfs()
@@ -81,7 +84,17 @@ def boot(
         appended.file("init-oci.conf", config.encode())
     path = scratch / "initramfs.cpio.gz"
     path.write_bytes(initramfs.pack() + appended.pack())
-    return qemu.boot(assets / "kernel", path, cpus=cpus, limit=LIMIT, extra=extra)
+    keyboard, typist = os.pipe()
+
+    def type_after(line: qemu.Line) -> None:
+        os.write(typist, (typed or {}).get(line.text, b""))
+
+    try:
+        kernel = assets / "kernel"
+        return qemu.boot(kernel, path, cpus=cpus, limit=LIMIT, extra=extra, on_line=type_after, keyboard=keyboard)
+    finally:
+        os.close(keyboard)
+        os.close(typist)
 
 
 def assert_ended_well(seen: qemu.Boot) -> None:
