@@ -197,7 +197,7 @@ static bool run(struct job *job, int signals)
 	while (take_frames(job)) {
 		bool waiting = channel_next(&channel, &frame), idle = channel_idle(&channel);
 		struct pollfd files[] = {
-			{ channel.fd, (waiting ? 0 : POLLIN) | (idle ? 0 : POLLOUT), 0 },
+			{ channel.fd, (waiting ? POLLRDHUP : POLLIN) | (idle ? 0 : POLLOUT), 0 },
 			{ waiting ? job->in : -1, POLLOUT, 0 },
 			{ idle ? job->out : -1, POLLIN, 0 },
 			{ idle ? job->err : -1, POLLIN, 0 },
@@ -213,7 +213,7 @@ static bool run(struct job *job, int signals)
 		}
 		if (files[0].revents & (POLLIN | POLLHUP | POLLERR) && !waiting && !channel_receive(&channel))
 			return false;
-		if (waiting && files[0].revents & (POLLHUP | POLLERR))
+		if (waiting && files[0].revents & (POLLRDHUP | POLLHUP | POLLERR))
 			return false;
 		if (files[2].revents || job->ended)
 			pass_output(job, &job->out, &job->out_left, FRAME_STDOUT);
