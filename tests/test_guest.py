@@ -243,6 +243,7 @@ def selftest(assets: Path, scratch: Path, checks: list[str], cpus: int) -> qemu.
 def test_agent_commands(built_set: Path, tmp_path: Path) -> None:
     """Commands through the agent's own caller: what goes in, what comes out, how they end, several at once."""
     container = scripted(built_set, "agent-commands.sh")
+    container.file("bin/nonblocking", guest.compile_guest_program("nonblocking.c", tmp_path), 0o755)
     seen = boot(built_set, tmp_path, configuration("agent-commands.sh"), container)
     assert_ended_well(seen)
     expected = {
@@ -260,8 +261,15 @@ def test_agent_commands(built_set: Path, tmp_path: Path) -> None:
         "both ways: ": "6000000",
         "unread: ": "enough",
         "left behind: ": "y",
+        "unheard: ": "/done",
+        "nonblocking: ": "3000000",
+        "late: ": "200000 9",
+        "closed input: ": "0",
+        "closed output: ": "9",
+        "closed errors: ": "9",
         "together: ": "8",
-        "gone": "",
+        "gone: ": "/dev/null",
+        "gone: /dev/z": "ero",
         "not root: ": "125",
     }
     assert {prefix: said(seen, prefix)[:1] for prefix in expected} == {k: [v] for k, v in expected.items()}

@@ -68,6 +68,7 @@ bool channel_next(const struct channel *channel, struct frame *frame);
 void channel_drop(struct channel *channel, const struct frame *frame);
 bool channel_idle(const struct channel *channel);	/* nothing is left to send */
 void channel_put(struct channel *channel, uint32_t kind, const void *data, uint32_t size);
+void channel_clear(struct channel *channel);	/* what is left to send is not sent */
 bool channel_send(struct channel *channel);	/* as much as goes now; false: ended */
 
 /* command.c */

@@ -75,6 +75,11 @@ void channel_put(struct channel *channel, uint32_t kind, const void *data, uint3
 	channel->out_sent = 0;
 }
 
+void channel_clear(struct channel *channel)
+{
+	channel->out_size = channel->out_sent = 0;
+}
+
 bool channel_send(struct channel *channel)
 {
 	while (!channel_idle(channel)) {

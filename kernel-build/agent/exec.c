@@ -66,19 +66,23 @@ static int connect_agent(void)
 	}
 }
 
-static bool write_all(int fd, const uint8_t *data, size_t size)
+/* A reader of ours that has gone is no reason to stop the command. */
+static void write_all(int fd, const uint8_t *data, size_t size)
 {
+	struct pollfd file = { fd, POLLOUT, 0 };	/* whoever gave it to us may have made it non-blocking */
+
 	while (size) {
 		ssize_t put = write(fd, data, size);
 
-		if (put < 0 && errno != EINTR)
-			return false;
 		if (put > 0) {
 			data += put;
 			size -= put;
+		} else if (errno == EAGAIN) {
+			poll(&file, 1, -1);
+		} else if (errno != EINTR) {
+			return;
 		}
 	}
-	return true;
 }
 
 /* True once FRAME_EXIT has come. */
@@ -92,7 +96,6 @@ static bool take_frames(int out, int err, struct outcome *outcome)
 			outcome->value = get_u32(frame.data + 4);
 			return true;
 		}
-		/* A reader of ours that has gone is no reason to stop the command. */
 		if (frame.kind == FRAME_STDOUT)
 			write_all(out, frame.data, frame.size);
 		else if (frame.kind == FRAME_STDERR)
@@ -107,7 +110,7 @@ static void send_input(int *in, bool *ended)
 	static uint8_t data[DATA_LIMIT];
 	ssize_t got = read(*in, data, sizeof data);
 
-	if (got < 0 && errno == EINTR)
+	if (got < 0 && (errno == EINTR || errno == EAGAIN))
 		return;
 	if (got <= 0) {
 		got = 0;
@@ -160,7 +163,13 @@ bool exec_in_guest(const struct command *command, int in, int out, int err, stru
 		}
 		if (files[1].revents)
 			send_input(&in, &in_ended);
-		if (!channel_send(&channel) || (files[0].revents & ~POLLOUT && !channel_receive(&channel))) {
+		/* An agent that takes no more may still have sent its last frames. */
+		if (!channel_send(&channel)) {
+			channel_clear(&channel);
+			in = -1;
+			in_ended = true;
+		}
+		if (files[0].revents & ~POLLOUT && !channel_receive(&channel)) {
 			fprintf(stderr, "supermachine-agent: the agent closed the connection\n");
 			close(channel.fd);
 			return false;

@@ -3,6 +3,8 @@
 #include "agent.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,6 +54,7 @@ static int exec_main(int argc, char **argv)
 	command.env = env;
 	command.argv = argv + at;
 	command.argc = argc - at;
+	signal(SIGPIPE, SIG_IGN);	/* a reader of ours that has gone is no reason to stop the command */
 	if (!exec_in_guest(&command, STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO, &outcome))
 		return 125;
 	if (outcome.kind == EXIT_NOT_RUN) {
@@ -62,8 +65,21 @@ static int exec_main(int argc, char **argv)
 	return outcome.kind == EXIT_SIGNAL ? 128 + outcome.value : outcome.value;
 }
 
+/* What is opened next must not become a standard file by being the first free number. */
+static bool open_standard_files(void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0)
+			return false;
+	return true;
+}
+
 int main(int argc, char **argv)
 {
+	if (!open_standard_files()) {
+		fprintf(stderr, "supermachine-agent: a standard file is closed, and /dev/null: %s\n", strerror(errno));
+		return 125;
+	}
 	if (argc == 1 || (argc == 2 && !strcmp(argv[1], "serve")))
 		return serve();
 	if (!strcmp(argv[1], "exec"))
