@@ -131,10 +131,18 @@ static struct counters *counters;
 static pid_t spinners[MAX_CPUS];
 static cpu_set_t cpus;
 
+static bool bind_to(int cpu)
+{
+	cpu_set_t one;
+
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	return !sched_setaffinity(0, sizeof one, &one);
+}
+
 static pid_t spawn_spinner(int cpu, int fifo_priority)
 {
 	const struct sched_param param = { .sched_priority = fifo_priority };
-	cpu_set_t one;
 	pid_t pid = fork();
 
 	if (pid)
@@ -142,10 +150,8 @@ static pid_t spawn_spinner(int cpu, int fifo_priority)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	/* The device among them: its last copy must be the parent's to close. */
 	syscall(SYS_close_range, 3, ~0U, 0);
-	CPU_ZERO(&one);
-	CPU_SET(cpu, &one);
 	/* musl's sched_setscheduler() only ever fails, by design */
-	if (sched_setaffinity(0, sizeof one, &one) ||
+	if (!bind_to(cpu) ||
 	    (fifo_priority && syscall(SYS_sched_setscheduler, 0, SCHED_FIFO, &param)))
 		_exit(1);
 	for (;;)
@@ -236,6 +242,7 @@ static bool affinity_is(const cpu_set_t *expected)
 static bool parks(int fd, int other_fd)
 {
 	cpu_set_t own;
+	pid_t child;
 
 	if (!answers(fd, SMPARK_UNPARK, EALREADY) || !answers(fd, SMPARK_PARK, 0) || !only_caller_moves())
 		return false;
@@ -247,6 +254,11 @@ static bool parks(int fd, int other_fd)
 	    !answers(other_fd, SMPARK_UNPARK, EPERM) || !answers(fd, _IO('M', 3), ENOTTY))
 		return false;
 	close(other_fd);
+	child = fork();
+	if (!child)
+		_exit(0);
+	waitpid(child, NULL, 0);
+	/* Neither close was the caller's of the file that parked. */
 	if (!only_caller_moves() || !answers(fd, SMPARK_UNPARK, 0) || !all_move())
 		return false;
 	if (!affinity_is(&cpus))
@@ -265,6 +277,9 @@ static bool parks_often(int fd)
 static bool closing_releases(int *fd)
 {
 	if (!answers(*fd, SMPARK_PARK, 0) || !only_caller_moves())
+		return false;
+	close(dup(*fd));
+	if (!answers(*fd, SMPARK_UNPARK, EALREADY) || !all_move() || !answers(*fd, SMPARK_PARK, 0))
 		return false;
 	close(*fd);
 	*fd = -1;
@@ -292,13 +307,10 @@ static bool check_smpark(void)
 /* A CPU kept by a more urgent task: PARK gives up in time, and all run again. */
 static bool late_cpu(int fd, int own, int other)
 {
-	cpu_set_t one;
 	pid_t hog;
 	bool done;
 
-	CPU_ZERO(&one);
-	CPU_SET(own, &one);
-	if (sched_setaffinity(0, sizeof one, &one))
+	if (!bind_to(own))
 		return bad("sched_setaffinity: %s", strerror(errno));
 	hog = spawn_spinner(other, 99);
 	for (int waited = 0; waited < MOVE_MS && syscall(SYS_sched_getscheduler, hog) != SCHED_FIFO; waited += 5)
@@ -312,12 +324,16 @@ static bool late_cpu(int fd, int own, int other)
 	       answers(fd, SMPARK_UNPARK, 0) && all_move();
 }
 
-/* Killed while it has the others parked: its file is closed, which releases them. */
-static bool killed_caller(void)
+/*
+ * Killed while it has the others parked: its file is closed, which releases them,
+ * though a child of it that is on a parked CPU has the file too.
+ */
+static bool killed_caller(int own, int other)
 {
 	char ready;
 	int report[2];
 	pid_t pid;
+	bool parked, moved;
 
 	if (pipe(report))
 		return bad("pipe: %s", strerror(errno));
@@ -325,16 +341,25 @@ static bool killed_caller(void)
 	if (!pid) {
 		int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 
-		if (fd >= 0 && !ioctl(fd, SMPARK_PARK) && write(report[1], "p", 1) == 1)
+		setpgid(0, 0);
+		if (!bind_to(other))
+			_exit(1);
+		if (!fork()) {
+			close(report[1]);
+			for (;;)
+				pause();
+		}
+		if (bind_to(own) && fd >= 0 && !ioctl(fd, SMPARK_PARK) && write(report[1], "p", 1) == 1)
 			raise(SIGKILL);
 		_exit(1);
 	}
 	close(report[1]);
-	if (read(report[0], &ready, 1) != 1)
-		return bad("a child could not park");
+	parked = read(report[0], &ready, 1) == 1;
 	close(report[0]);
 	waitpid(pid, NULL, 0);
-	return all_move();
+	moved = all_move();
+	kill(-pid, SIGKILL);
+	return parked ? moved : bad("a child could not park");
 }
 
 static bool is_busy(const char *what, int error)
@@ -390,7 +415,7 @@ static bool check_smpark_faults(void)
 		;
 	if (other < 0)
 		return bad("needs a second CPU");
-	done = late_cpu(fd, own, other) && killed_caller() && module_held() && hotplug_held(fd, other);
+	done = late_cpu(fd, own, other) && killed_caller(own, other) && module_held() && hotplug_held(fd, other);
 	close(fd);	/* as above */
 	end_spinners();
 	return done ? good("a late CPU, a killed caller, unloading and CPU hotplug end well") : false;

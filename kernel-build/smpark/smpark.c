@@ -40,8 +40,12 @@ enum { SMPARK_RUNNING, SMPARK_CHANGING, SMPARK_PARKED };
 
 static atomic_t smpark_state = ATOMIC_INIT(SMPARK_RUNNING);
 
-/* The open file that parked; compared, never followed. NULL: nobody has. */
+/*
+ * The open file that parked, and the table of open files of the process that
+ * did it through that file; compared, never followed. NULL: nobody has.
+ */
 static struct file *smpark_owner;
+static fl_owner_t smpark_owner_files;
 
 /* The system is going down: parked CPUs would be in its way. */
 static bool smpark_going_down;
@@ -213,13 +217,19 @@ static int smpark_gather(void)
 	return 0;
 }
 
+static void smpark_disown(void)
+{
+	atomic_set(&smpark_state, SMPARK_RUNNING);
+	WRITE_ONCE(smpark_owner_files, NULL);
+	smp_store_release(&smpark_owner, NULL);
+}
+
 static int smpark_unpark(void)
 {
 	if (atomic_cmpxchg(&smpark_state, SMPARK_PARKED, SMPARK_CHANGING) != SMPARK_PARKED)
 		return -EALREADY;
 	smpark_release();
-	atomic_set(&smpark_state, SMPARK_RUNNING);
-	smp_store_release(&smpark_owner, NULL);
+	smpark_disown();
 	return 0;
 }
 
@@ -229,11 +239,11 @@ static int smpark_park(struct file *file)
 
 	if (cmpxchg(&smpark_owner, NULL, file))
 		return -EBUSY;
+	WRITE_ONCE(smpark_owner_files, current->files);
 	atomic_set(&smpark_state, SMPARK_CHANGING);
 	err = smpark_gather();
 	if (err) {
-		atomic_set(&smpark_state, SMPARK_RUNNING);
-		smp_store_release(&smpark_owner, NULL);
+		smpark_disown();
 		return err;
 	}
 
@@ -263,6 +273,19 @@ static long smpark_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	}
 }
 
+/*
+ * Any close() of the process that parked, as with POSIX locks: were it the last
+ * close of the file alone, a child that has the file too and is on a parked CPU
+ * would keep all parked for good after the process has died.
+ */
+static int smpark_flush(struct file *file, fl_owner_t files)
+{
+	if (smp_load_acquire(&smpark_owner) == file && READ_ONCE(smpark_owner_files) == files)
+		smpark_unpark();
+	return 0;
+}
+
+/* Where there was no such close left: the process closed the file while its PARK was under way. */
 static int smpark_close(struct inode *inode, struct file *file)
 {
 	if (smp_load_acquire(&smpark_owner) == file)
@@ -275,6 +298,7 @@ static const struct file_operations smpark_fops = {
 	.owner		= THIS_MODULE,
 	.unlocked_ioctl	= smpark_ioctl,
 	.compat_ioctl	= compat_ptr_ioctl,
+	.flush		= smpark_flush,
 	.release	= smpark_close,
 	.llseek		= noop_llseek,
 };
