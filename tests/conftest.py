@@ -79,6 +79,16 @@ def custom_wheel(wheel: Path, built_set: Path, tmp_path_factory: pytest.TempPath
     return release.build(checkout.unlock(checkout.copy(PROJECT, folder / "checkout")), built_set, folder)[0]
 
 
+@pytest.fixture(scope="session")
+def sdist(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished sdist."""
+    out = tmp_path_factory.mktemp("sdist")
+    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(out), str(project)]
+    subprocess.run(command, check=True, capture_output=True)
+    (built,) = out.glob("*.tar.gz")
+    return built
+
+
 @pytest.fixture
 def copy_of_checkout(tmp_path: Path) -> Path:
     """A fresh copy of the files git knows, as they are in the working tree, to build from and to change."""

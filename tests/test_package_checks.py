@@ -12,15 +12,6 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture(scope="module")
-def sdist(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("sdist")
-    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(out), str(project)]
-    subprocess.run(command, check=True, capture_output=True)
-    (built,) = out.glob("*.tar.gz")
-    return built
-
-
 def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:
     outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     program = [sys.executable, "-m", *map(str, command)]

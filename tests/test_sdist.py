@@ -9,8 +9,6 @@ import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
-
 GENERATED = {
     "PKG-INFO",
     "supermachine_kernel.egg-info/PKG-INFO",
@@ -30,15 +28,6 @@ SHIPPED_FILES = {
     "setup.cfg",
     "setup.py",
 }
-
-
-@pytest.fixture(scope="session")
-def sdist(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("sdist")
-    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(out), str(project)]
-    subprocess.run(command, check=True, capture_output=True)
-    (built,) = out.glob("*.tar.gz")
-    return built
 
 
 def test_the_exact_file_set(sdist: Path, project: Path) -> None:
