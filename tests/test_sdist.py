@@ -17,12 +17,14 @@ GENERATED = {
     "supermachine_kernel.egg-info/entry_points.txt",
     "supermachine_kernel.egg-info/top_level.txt",
 }
-SHIPPED_ROOTS = ("supermachine_kernel", "scripts", "kernel-build", "LICENSES")
+SHIPPED_ROOTS = ("supermachine_kernel", "scripts", "kernel-build", "LICENSES", "docs", "examples")
 SHIPPED_FILES = {
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "MANIFEST.in",
     "NOTICE",
     "README.md",
+    "SECURITY.md",
     "assets.lock.json",
     "pyproject.toml",
     "setup.cfg",
