@@ -93,7 +93,7 @@ class ReleaseHost:
         self.base = base
         self.patience = patience
         self.stop = stop
-        self._token = token
+        self._token = _sendable(token)
 
     def open(self, session: requests.Session, url: str, headers: dict[str, str]) -> requests.Response:
         """The response to a GET, redirects followed. Raises BuildError for a redirect that must not be."""
@@ -213,7 +213,7 @@ class _Download:
         with _Session() as session:
             try:
                 response = self.host.open(session, self.url, self._headers())
-            except _NETWORK_ERRORS as error:
+            except (*_NETWORK_ERRORS, ValueError) as error:
                 raise self._failure(error) from error
             with contextlib.closing(response):
                 self._begin(response)
@@ -307,14 +307,17 @@ class _Download:
     def _failure(self, error: Exception) -> Exception:
         """What `error` is to us: requests and urllib3 wrap the system's message in several of their own."""
         chain = list(_chain(error))
-        if isinstance(error, requests.exceptions.InvalidURL):
-            return _refused(self.url, "a URL", str(error), _REDIRECT_CURE)
         for cause in chain:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 cure = "name the authority's certificate with REQUESTS_CA_BUNDLE if it is yours"
                 return _refused(
                     self.url, "a certificate that fits", (cause.verify_message or str(cause)).rstrip("."), cure
                 )
+        if isinstance(error, ValueError):  # its text may hold a password
+            by_user = isinstance(error, UnicodeEncodeError)
+            found = "a user or password that is not Latin-1" if by_user else "one that cannot be parsed"
+            cure = "check it, and the proxy's (HTTPS_PROXY); in a password, percent-encode what is no letter or digit"
+            return _refused(self.url, "a URL that can be asked", found, cure)
         for cause in chain:
             if isinstance(cause, requests.ConnectTimeout):
                 return _Broken(f"no connection within {self.patience.connect:g} s")
@@ -392,8 +395,20 @@ def _refused(url: str, expected: str, found: str, cure: str = _OTHER_FILE_CURE) 
     return BuildError(f"{shown(url)}: expected {expected}, found {found}; {cure}")
 
 
+def _sendable(token: Optional[str]) -> Optional[str]:
+    """The token, once it can stand in a header (RFC 6750, 2.1); None where there is none."""
+    token = (token or "").strip()
+    if not re.fullmatch(r"[\x21-\x7e]*", token):
+        raise BuildError(
+            "GITHUB_TOKEN: expected visible ASCII characters, found others (not shown); set it anew, or unset it"
+        )
+    return token or None
+
+
 def _origin(url: str) -> tuple[str, Optional[str], Optional[int]]:
     parts = urlsplit(url)
+    if "\\" in parts.netloc:  # where urllib3 would end the host: what is asked were another than what is checked
+        raise ValueError("a backslash in the host")
     return parts.scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
