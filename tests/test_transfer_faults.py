@@ -11,6 +11,7 @@ import lzma
 import os
 import random
 import shutil
+import signal
 import ssl
 import struct
 import subprocess
@@ -172,7 +173,29 @@ def retry_at_date(request: Request, reply: Reply) -> None:
 
 def trickle(request: Request, reply: Reply) -> None:
     reply.head("200 OK", Content_Length=len(PACKED))
-    reply.trickle(PACKED, 1, 0.1)
+    reply.trickle(PACKED[:300], 1, 0.1)
+
+
+def head_without_end(request: Request, reply: Reply) -> None:
+    reply.send(b"HTTP/1.1 200 OK\r\n")
+    reply.trickle(b"X: " + bytes(100), 1, 0.3)
+
+
+def continue_without_end(request: Request, reply: Reply) -> None:
+    line = b"HTTP/1.1 100 Continue\r\n\r\n"
+    reply.trickle(line * 100, len(line), 0.3)
+
+
+def chunk_size_without_end(request: Request, reply: Reply) -> None:
+    reply.head("200 OK", Transfer_Encoding="chunked")
+    reply.trickle(b"0" * 100, 1, 0.3)
+
+
+def trailers_without_end(request: Request, reply: Reply) -> None:
+    """The body is whole, in one chunk; what may follow the last chunk has no end (RFC 9112, 7.1.2)."""
+    reply.head("200 OK", Transfer_Encoding="chunked")
+    reply.send(b"%x\r\n%s\r\n0\r\n" % (len(PACKED), PACKED))
+    reply.trickle(b"X: y\r\n" * 1000, 6, 0.3)
 
 
 def loop(request: Request, reply: Reply) -> None:
@@ -206,7 +229,7 @@ FAULTS = [
     Fault("body cut off, without Content-Length, once", once(unannounced(PACKED[:HALF]))),
     Fault("body cut off, without Content-Length, always", unannounced(PACKED[:HALF]), f"an end after {HALF} bytes"),
     Fault("longer body, with Content-Length", body(PACKED + b"x"), f"found {len(PACKED) + 1} bytes"),
-    Fault("longer body, without Content-Length", unannounced(PACKED + b"x"), "found more"),
+    Fault("longer body, without Content-Length", unannounced(PACKED + b"x")),
     Fault("wrong bytes of the right size", body(OTHER), "expected SHA-256"),
     Fault(
         "random bytes of the right size", body(UNPACKED + PACKED[len(UNPACKED) :]), "where b'\\xfd7zXZ\\x00' should be"
@@ -237,6 +260,10 @@ FAULTS = [
     Fault("silence in mid-body, once", once(half_then_silence)),
     Fault("silence in mid-body, always", half_then_silence, "silence for 0.5 s (3 tries"),
     Fault("a body that trickles", trickle, "by the end of 6 s"),
+    Fault("a head that trickles", head_without_end, "0 by the end of 6 s"),
+    Fault("100 Continue without end", continue_without_end, "0 by the end of 6 s"),
+    Fault("a chunk's size that trickles", chunk_size_without_end, "0 by the end of 6 s"),
+    Fault("trailers without end", trailers_without_end),
     Fault("206 with the wrong range", after_half(wrong_range)),
     Fault("206 with the rest of another file", after_half(other_rest)),
     Fault("416 to the request for the rest", after_half(status("416 Range Not Satisfiable"))),
@@ -333,10 +360,7 @@ def assert_clear(line: str, *parts: str) -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [
-        pytest.param(fault, id=fault.name, marks=[pytest.mark.slow] if fault.answer == trickle else [])
-        for fault in FAULTS
-    ],
+    [pytest.param(fault, id=fault.name) for fault in FAULTS],
 )
 def test_fault(fault: Fault, environ: dict[str, str], capfd: pytest.CaptureFixture[str]) -> None:
     with serve(fault.answer) as host:
@@ -366,6 +390,19 @@ def test_the_hosts_wish_to_wait_is_honoured(environ: dict[str, str]) -> None:
         started = time.monotonic()
         fetch(locked(), {**environ, "SUPERMACHINE_RELEASE_URL": host.url}, patience=QUICK)
     assert time.monotonic() - started >= 1
+
+
+def test_an_interrupt_ends_what_a_host_drags_out(environ: dict[str, str], tmp_path: Path) -> None:
+    """Ctrl-C: the host would go on for half a minute, and Patience waits for it half an hour."""
+    lock = write_lock(tmp_path / "lock", locked_four())
+    with serve(head_without_end) as host:
+        running = process(lock, {**environ, "SUPERMACHINE_RELEASE_URL": host.url})
+        while not host.requests:
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=15)
+    assert running.returncode
+    assert errors.splitlines()[-1] == "KeyboardInterrupt"
 
 
 def test_a_bomb_costs_nothing(environ: dict[str, str], tmp_path: Path) -> None:

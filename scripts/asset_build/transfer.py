@@ -5,16 +5,18 @@ import http.client
 import ipaddress
 import random
 import re
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Optional, Protocol
+from typing import Any, Callable, Optional, Protocol
 from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
+from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from supermachine_kernel._version import VERSION
@@ -22,6 +24,8 @@ from supermachine_kernel._version import VERSION
 from .errors import BuildError, WrongContent
 
 _CHUNK = 256 << 10
+_WATCH = 0.1
+"""Seconds between two looks at the clock and at `stop` while a try is under way."""
 _REDIRECTS = 10
 _REDIRECT_STATUS = (301, 302, 303, 307, 308)
 _RETRY_STATUS = (408, 429)
@@ -137,8 +141,38 @@ class ReleaseHost:
 
 
 class _Session(requests.Session):
+    """Tells `connected` of each connection, before anything comes over it."""
+
+    def __init__(self, connected: Callable[[socket.socket], None]) -> None:
+        super().__init__()
+        self.mount("https://", _Adapter(connected))
+        self.mount("http://", _Adapter(connected))
+
     def get_redirect_target(self, resp: requests.Response) -> None:
         """None: requests would read the body of a redirect and parse its target even when told not to follow it."""
+
+
+class _Adapter(HTTPAdapter):
+    def __init__(self, connected: Callable[[socket.socket], None]) -> None:
+        super().__init__()
+        self._connected = connected
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        if "ConnectionCls" not in vars(pool):
+            pool.ConnectionCls = self._telling(pool.ConnectionCls)
+        return pool
+
+    def _telling(self, kind: Any) -> Any:
+        connected = self._connected
+
+        class Telling(kind):  # type: ignore[misc]
+            def _new_conn(self) -> socket.socket:
+                connection: socket.socket = super()._new_conn()
+                connected(connection)
+                return connection
+
+        return Telling
 
 
 class _Nothing(AuthBase):
@@ -210,7 +244,7 @@ class _Download:
 
     def _try(self) -> None:
         self.tries += 1
-        with _Session() as session:
+        with self._watched() as connected, _Session(connected) as session:
             try:
                 response = self.host.open(session, self.url, self._headers())
             except (*_NETWORK_ERRORS, ValueError) as error:
@@ -219,6 +253,42 @@ class _Download:
                 self._begin(response)
                 self._read(response)
         self.sink.finish()
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[Callable[[socket.socket], None]]:
+        """End what is connected at the deadline, and when the build stops.
+
+        A read's own timeout does not: it begins anew with each byte of a head or a chunk's size. What the block
+        made of a connection that was ended here does not count.
+        """
+        connections: list[socket.socket] = []
+        done, ended = threading.Event(), threading.Event()
+
+        def watch() -> None:
+            while not done.wait(_WATCH):
+                if self.host.stop.is_set() or time.monotonic() > self.deadline:
+                    ended.set()
+                    for connection in connections:
+                        with contextlib.suppress(OSError):
+                            connection.shutdown(socket.SHUT_RDWR)
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            # A second handle: TLS takes over the first.
+            yield lambda connection: connections.append(connection.dup())
+        except Exception:
+            if not ended.is_set():
+                raise
+        finally:
+            done.set()
+            watcher.join()
+            for connection in connections:
+                connection.close()
+        if self.host.stop.is_set():
+            raise BuildError(f"{shown(self.url)}: stopped")
+        if ended.is_set():
+            raise _Broken(f"{self.received} by the end of {self.patience.total:g} s")
 
     def _headers(self) -> dict[str, str]:
         headers = {"Accept-Encoding": "identity", "User-Agent": f"supermachine-kernel/{VERSION}"}
@@ -269,20 +339,16 @@ class _Download:
             self.received += len(chunk)
             self.furthest = max(self.furthest, self.received)
             self.listener.advance(len(chunk))
-            if self.host.stop.is_set():
-                raise BuildError(f"{shown(self.url)}: stopped")
-            if time.monotonic() > self.deadline:
-                raise _Broken(f"{self.received} by the end of {self.patience.total:g} s")
         if self.size is not None and self.received < self.size:
             raise _Broken(f"an end after {self.received} bytes")
 
     def _chunks(self, response: requests.Response) -> Iterator[bytes]:
-        while True:
+        """Up to the last byte that is wanted: what a host sends after it is not waited for."""
+        while self.received != self.size:
+            limit = _CHUNK if self.size is None else min(_CHUNK, self.size - self.received)
             try:
-                chunk = response.raw.read1(_CHUNK, decode_content=False)
+                chunk = response.raw.read1(limit, decode_content=False)
             except _NETWORK_ERRORS as error:
-                if self.received == self.size:
-                    return
                 raise self._failure(error) from error
             if not chunk:
                 return
