@@ -230,6 +230,8 @@ FAULTS = [
     Fault("body cut off, without Content-Length, always", unannounced(PACKED[:HALF]), f"an end after {HALF} bytes"),
     Fault("longer body, with Content-Length", body(PACKED + b"x"), f"found {len(PACKED) + 1} bytes"),
     Fault("longer body, without Content-Length", unannounced(PACKED + b"x")),
+    Fault("a Content-Length that is no number", body(PACKED, Content_Length="\xb2")),
+    Fault("a Content-Length of 5000 digits", body(PACKED, Content_Length="9" * 5000)),
     Fault("wrong bytes of the right size", body(OTHER), "expected SHA-256"),
     Fault(
         "random bytes of the right size", body(UNPACKED + PACKED[len(UNPACKED) :]), "where b'\\xfd7zXZ\\x00' should be"
@@ -241,6 +243,7 @@ FAULTS = [
     Fault("403 (rate limit)", status("403 rate limit exceeded", X_RateLimit_Remaining=0), "rate limit"),
     Fault("404", status("404 Not Found"), "is this version released there?"),
     Fault("410", status("410 Gone"), "withdrawn"),
+    Fault("a status that clears the screen", status("410 \x1b[2J\x9b2JGone"), r"found 410 \x1b[2J\x9b2JGone; "),
     Fault("429 with Retry-After in seconds, once", once(status("429 Too Many Requests", Retry_After=1))),
     Fault("429 with Retry-After as a date, once", once(retry_at_date)),
     Fault("429 with a Retry-After of an hour", status("429 Too Many Requests", Retry_After=3600), "to wait 3600 s"),
@@ -276,6 +279,16 @@ FAULTS = [
         "redirect to a file URL",
         status("302 Found", Location="file:///etc/passwd"),
         "found one to file:///etc/passwd",
+    ),
+    Fault(
+        "redirect to a URL that clears the screen",
+        status("302 Found", Location="ftp://host/\x1b[2J"),
+        r"found one to ftp://host/\x1b[2J; ",
+    ),
+    Fault(
+        "a Content-Type that clears the screen",
+        body(HTML, Content_Type="text/\x1b[2J"),
+        r"bytes (text/\x1b[2J); ",
     ),
     Fault("redirect to no URL", status("302 Found", Location="http://[x"), "expected a redirect to a URL"),
     Fault("Content-Encoding: gzip that lies", body(PACKED, Content_Encoding="gzip")),
@@ -353,7 +366,7 @@ def assert_clear(line: str, *parts: str) -> None:
     where, _, rest = line.partition(": ")
     assert "/" in where, "the file or the URL comes first"
     assert "expected " in rest and "found" in rest and "; " in rest
-    assert "\n" not in line and "Traceback" not in line and "Errno" not in line
+    assert line.isprintable() and "Traceback" not in line and "Errno" not in line
     for part in parts:
         assert part in line
 

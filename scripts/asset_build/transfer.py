@@ -29,7 +29,8 @@ _WATCH = 0.1
 _REDIRECTS = 10
 _REDIRECT_STATUS = (301, 302, 303, 307, 308)
 _RETRY_STATUS = (408, 429)
-# RFC 9110, 14.4.
+# RFC 9110, 8.6 and 14.4.
+_CONTENT_LENGTH = re.compile(r"[0-9]{1,19}")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)", re.IGNORECASE)
 
 _NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
@@ -196,7 +197,7 @@ class _Broken(Exception):
 
     def __init__(self, found: str, wait: Optional[float] = None, cure: str = _NETWORK_CURE) -> None:
         super().__init__(found)
-        self.found = found
+        self.found = _printable(found)
         self.wait = wait
         self.cure = cure
 
@@ -320,11 +321,11 @@ class _Download:
         self._restart()
         # RFC 9110, 13.1.5: a weak one does not do for If-Range.
         self.etag = etag if etag and not etag.startswith("W/") else None
-        announced = response.headers.get("Content-Length", "")
-        if self.size is not None and announced.isdigit() and int(announced) != self.size:
+        announced = _CONTENT_LENGTH.fullmatch(response.headers.get("Content-Length", ""))
+        if self.size is not None and announced and int(announced[0]) != self.size:
             encoded = response.headers.get("Content-Encoding")
             kind = f"{encoded}-encoded" if encoded else response.headers.get("Content-Type", "of no type")
-            raise WrongContent(f"{self.size} bytes", f"{int(announced)} bytes ({kind})")
+            raise WrongContent(f"{self.size} bytes", f"{int(announced[0])} bytes ({kind})")
 
     def _continues(self, content_range: str, etag: Optional[str]) -> bool:
         span = parse_content_range(content_range)
@@ -363,7 +364,7 @@ class _Download:
 
     def _bad_status(self, response: requests.Response) -> Exception:
         status = response.status_code
-        found = f"{status} {response.reason or ''}".strip()
+        found = f"{status} {(response.reason or '')[:100]}".strip()
         wait = parse_retry_after(response.headers.get("Retry-After"))
         cure = _STATUS_CURES.get(status, _TROUBLE_CURE)
         if status in _RETRY_STATUS or status >= 500 or (status == 403 and wait is not None):
@@ -449,16 +450,21 @@ def is_loopback(url: str) -> bool:
 def shown(url: str) -> str:
     """The URL as it may be shown: without user and password, and without a query, which may be a signature."""
     parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    return _printable(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl())
 
 
 def refused_content(where: str, wrong: WrongContent) -> BuildError:
     """The error of a file at `where` (a URL, as it may be shown, or a path) with wrong content."""
-    return BuildError(f"{where}: expected {wrong.expected}, found {wrong.found}; {_OTHER_FILE_CURE}")
+    return BuildError(f"{where}: expected {wrong.expected}, found {_printable(wrong.found)}; {_OTHER_FILE_CURE}")
 
 
 def _refused(url: str, expected: str, found: str, cure: str = _OTHER_FILE_CURE) -> BuildError:
-    return BuildError(f"{shown(url)}: expected {expected}, found {found}; {cure}")
+    return BuildError(f"{shown(url)}: expected {expected}, found {_printable(found)}; {cure}")
+
+
+def _printable(text: str) -> str:
+    """The text with what a terminal would obey escaped: a host chose it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _sendable(token: Optional[str]) -> Optional[str]:
