@@ -742,18 +742,6 @@ def test_killed_at_any_moment(environ: dict[str, str], tmp_path: Path) -> None:
     faults_page.record("kill -9 at 100 random moments", "right bytes", "")
 
 
-def test_what_killed_builds_left_is_swept(environ: dict[str, str], release: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    old, young = cache / "x.1-2.tmp", cache / "y.1-2.tmp"
-    old.touch()
-    young.touch()
-    os.utime(old, (time.time() - 2 * 24 * 3600,) * 2)
-    fetch(locked(), {**environ, "SUPERMACHINE_RELEASE_URL": str(release)})
-    assert not old.exists()
-    assert young.exists(), "it may be another build's, at work"
-
-
 @pytest.mark.slow
 def test_many_builds_at_once(environ: dict[str, str], tmp_path: Path) -> None:
     """Each file is asked for once: the others wait for the one that fetches it."""

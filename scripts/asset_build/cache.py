@@ -4,7 +4,9 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
+import stat
 import sys
 import threading
 import time
@@ -18,18 +20,28 @@ from .lock import LockedFile
 
 _ABANDONED = 24 * 3600.0
 """Seconds after which a temporary file is a killed build's."""
+_TEMPORARY = re.compile(r"([0-9a-f]{64}|probe)\.[0-9]+-[0-9a-f]{8}\.tmp")
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
     """SUPERMACHINE_CACHE_DIR, else a folder in the user's cache (XDG Base Directory; ~/Library/Caches on macOS)."""
     if environ.get("SUPERMACHINE_CACHE_DIR"):
         return Path(environ["SUPERMACHINE_CACHE_DIR"]).absolute()
-    home = Path(environ.get("HOME") or Path.home())
     if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "supermachine-kernel" / "release"
+        return _home(environ) / "Library" / "Caches" / "supermachine-kernel" / "release"
     cache = Path(environ.get("XDG_CACHE_HOME", ""))
     # XDG Base Directory Specification: a relative path there is invalid and to be ignored.
-    return (cache if cache.is_absolute() else home / ".cache") / "supermachine-kernel" / "release"
+    return (cache if cache.is_absolute() else _home(environ) / ".cache") / "supermachine-kernel" / "release"
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    try:
+        return Path(environ.get("HOME") or Path.home())
+    except (RuntimeError, KeyError) as error:  # KeyError: Python 3.9
+        raise BuildError(
+            f"HOME: expected the user's home, for the cache, found none for user id {os.getuid()}; set HOME, or "
+            "SUPERMACHINE_CACHE_DIR to a folder"
+        ) from error
 
 
 class Cache:
@@ -81,12 +93,15 @@ class Cache:
         A damaged entry is replaced by it. Raises BuildError when it cannot be written, FileNotFoundError when the
         folder was deleted meanwhile.
         """
+        path = self.path(wanted)
+        if path.is_dir() and not path.is_symlink():
+            raise BuildError(f"{path}: expected the cached file, found a folder in its place; remove it")
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self._temporary(wanted.sha256)
         try:
             with temporary.open("xb") as file:
                 yield file
-            temporary.replace(self.path(wanted))
+            temporary.replace(path)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -101,8 +116,9 @@ class Cache:
         deadline = time.monotonic() + patience
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):
-                file = stack.enter_context(self.path(wanted).with_suffix(".lock").open("w"))
-                while not _locked(file.fileno()) and time.monotonic() < deadline and not stop.wait(0.05):
+                descriptor = _open_lock(self.path(wanted).with_suffix(".lock"))
+                stack.callback(os.close, descriptor)
+                while not _locked(descriptor) and time.monotonic() < deadline and not stop.wait(0.05):
                     pass
             yield
 
@@ -110,9 +126,12 @@ class Cache:
         return self.folder / f"{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
 
     def _sweep(self) -> None:
+        """Remove what the cache itself named, and no other program's file: the folder may be anybody's."""
         for path in self.folder.glob("*.tmp"):
             with contextlib.suppress(OSError):
-                if path.stat().st_mtime < time.time() - _ABANDONED:
+                found = path.lstat()
+                old = found.st_mtime < time.time() - _ABANDONED
+                if old and stat.S_ISREG(found.st_mode) and _TEMPORARY.fullmatch(path.name):
                     path.unlink()
 
     def _unwritable(self, error: OSError) -> BuildError:
@@ -120,6 +139,15 @@ class Cache:
             f"{self.folder}: expected a cache that can be written, found: {error.strerror}; make room there, or set "
             "SUPERMACHINE_CACHE_DIR to another folder"
         )
+
+
+def _open_lock(path: Path) -> int:
+    """Open the lock file, unchanged whatever it is: others may write to the folder. Raises OSError for no file."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "no regular file")
+    return descriptor
 
 
 def _locked(descriptor: int) -> bool:
