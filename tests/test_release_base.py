@@ -11,7 +11,7 @@ import pytest
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.layout import BASE, release_folder
 from scripts.asset_build.progress import Progress
-from scripts.asset_build.release import Base, parse_base
+from scripts.asset_build.release import Base, is_offline, parse_base
 from scripts.asset_build.transfer import PATIENCE, Sink
 from supermachine_kernel._version import VERSION
 
@@ -23,11 +23,15 @@ from supermachine_kernel._version import VERSION
         ("", BASE),
         ("https://mirror.example/a/", "https://mirror.example/a"),
         ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("HTTP://Mirror.example/A", "http://Mirror.example/A"),
+        (" https://mirror.example/a/\n", "https://mirror.example/a"),
+        ("https://mirror.example/a?#", "https://mirror.example/a"),
         ("file:///a%20b", Path("/a b")),
         ("file://localhost/a", Path("/a")),
         ("file:/a", Path("/a")),
         ("/a/b", Path("/a/b")),
         ("a/b", Path.cwd() / "a" / "b"),
+        ("/a ", Path("/a ")),
         ("a:b", Path.cwd() / "a:b"),
     ],
 )
@@ -73,3 +77,28 @@ def test_a_pipe_in_a_folder_release_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(folder / "aarch64-kernel.xz")
     with Progress(1) as progress, pytest.raises(BuildError, match="no regular file"):
         Base(tmp_path, None, PATIENCE, progress).bring("aarch64-kernel.xz", cast(Sink, None), 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "offline"),
+    [
+        *((value, True) for value in ("1", "true", "yes", "TRUE", "Yes")),
+        *((value, False) for value in (None, "", "0", "false", "no", "False", "NO")),
+    ],
+)
+def test_offline(value: str | None, offline: bool) -> None:
+    assert is_offline({} if value is None else {"SUPERMACHINE_OFFLINE": value}) is offline
+
+
+@pytest.mark.parametrize("value", ["2", "on", "y", " 1", "maybe\n"])
+def test_a_value_of_offline_that_says_neither_is_refused(value: str) -> None:
+    """It went online: who sets it means something."""
+    with pytest.raises(BuildError, match=r"SUPERMACHINE_OFFLINE=.*expected 1, true or yes") as refused:
+        is_offline({"SUPERMACHINE_OFFLINE": value})
+    assert "\n" not in str(refused.value)
+
+
+def test_a_base_that_is_not_encrypted_is_warned_of_in_any_case(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(1) as progress:
+        Base(parse_base("HTTP://mirror.invalid"), None, PATIENCE, progress)
+    assert "http://mirror.invalid is not encrypted" in capsys.readouterr().err

@@ -312,7 +312,7 @@ ELSEWHERE = [
     "a certificate that has expired",
     "a folder without the file",
     "a folder with a truncated file",
-    "SUPERMACHINE_OFFLINE=1, nothing in the cache",
+    "SUPERMACHINE_OFFLINE, nothing in the cache",
     "cache folder read-only",
     "cache folder full",
     "cache folder is a file",
@@ -580,8 +580,8 @@ def test_a_folder_with_a_truncated_file(environ: dict[str, str], release: Path) 
 
 def test_offline_asks_nobody(environ: dict[str, str]) -> None:
     with serve(body(PACKED)) as host:
-        environ.update(SUPERMACHINE_RELEASE_URL=host.url, SUPERMACHINE_OFFLINE="1")
-        refused(environ, "SUPERMACHINE_OFFLINE=1, nothing in the cache", "no sound file", host.url)
+        environ.update(SUPERMACHINE_RELEASE_URL=host.url, SUPERMACHINE_OFFLINE="TRUE")
+        refused(environ, "SUPERMACHINE_OFFLINE, nothing in the cache", "no sound file", host.url)
     assert host.requests == []
 
 

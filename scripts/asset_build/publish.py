@@ -16,7 +16,7 @@ from .errors import BuildError, WrongContent
 from .layout import SUMS_NAME, format_sums, packed_name, parse_sums
 from .lock import Lock, LockedAsset, LockedFile, LockedSet, format_lock, read_lock_file
 from .progress import Progress
-from .release import Base, in_parallel, parse_base
+from .release import Base, in_parallel, is_offline, parse_base
 from .sources import Source
 from .transfer import PATIENCE, shown
 from .xz import Unpacker, pack
@@ -63,8 +63,8 @@ def lock_published(text: str, environ: Mapping[str, str], locked: Optional[Locke
     and is none otherwise. Raises BuildError.
     """
     location = parse_base(text, "--from")
-    if environ.get("SUPERMACHINE_OFFLINE") == "1" and isinstance(location, str):
-        raise BuildError(f"{shown(location)}: SUPERMACHINE_OFFLINE=1 keeps it from being asked; unset it")
+    if is_offline(environ) and isinstance(location, str):
+        raise BuildError(f"{shown(location)}: SUPERMACHINE_OFFLINE keeps it from being asked; unset it")
     with tempfile.TemporaryDirectory(prefix="supermachine-kernel-") as folder, Progress(None) as progress:
         base = Base(location, environ.get("GITHUB_TOKEN"), PATIENCE, progress)
         sums = _fetch_sums(base)

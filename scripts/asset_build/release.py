@@ -53,9 +53,9 @@ def _fetch_missing(
     set_name: str, missing: Mapping[str, LockedAsset], cache: Cache, environ: Mapping[str, str], patience: Patience
 ) -> dict[str, Path]:
     location = parse_base(environ.get("SUPERMACHINE_RELEASE_URL"))
-    if environ.get("SUPERMACHINE_OFFLINE") == "1" and isinstance(location, str):
+    if is_offline(environ) and isinstance(location, str):
         raise NotAtHand(
-            f"{cache.folder}: expected {', '.join(missing)}, found no sound file, and SUPERMACHINE_OFFLINE=1 keeps the "
+            f"{cache.folder}: expected {', '.join(missing)}, found no sound file, and SUPERMACHINE_OFFLINE keeps the "
             f"build from {shown(location)}; unset it, or set SUPERMACHINE_RELEASE_URL to a folder with v{VERSION}/, or "
             "SUPERMACHINE_CACHE_DIR to a filled cache"
         )
@@ -175,19 +175,32 @@ class Base:
         sink.finish()
 
 
+def is_offline(environ: Mapping[str, str]) -> bool:
+    """Whether SUPERMACHINE_OFFLINE keeps what is done from the network. Raises BuildError."""
+    value = environ.get("SUPERMACHINE_OFFLINE", "")
+    if value.lower() in ("1", "true", "yes"):
+        return True
+    if value.lower() in ("", "0", "false", "no"):
+        return False
+    raise BuildError(
+        f"SUPERMACHINE_OFFLINE={value!r}: expected 1, true or yes to keep from the network, or 0, false, no or nothing "
+        "to use it, found neither; set it to one of them, or unset it"
+    )
+
+
 def parse_base(text: Optional[str], given_by: str = "SUPERMACHINE_RELEASE_URL") -> Union[str, Path]:
     """The release base that somebody gave: a URL (https, http) or a folder. Raises BuildError."""
     if not text:
         return BASE
-    if not _URL.match(text) and "\0" not in text:
+    if not _URL.match(text.strip()) and "\0" not in text:
         return Path(text).absolute()
     try:
-        parts = urlsplit(text)
+        parts = urlsplit(text.strip())
         right = parts.port != 0 and not parts.query and not parts.fragment and "\0" not in unquote(text)
     except ValueError:
         right = False
     if right and parts.scheme in ("https", "http") and parts.hostname:
-        return text.rstrip("/")
+        return parts.geturl().rstrip("/")
     if right and parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
         return Path(unquote(parts.path))
     raise BuildError(
