@@ -23,6 +23,7 @@ from scripts.asset_build.sources import Source
 from supermachine_kernel._assets import ASSETS, SET
 from supermachine_kernel._version import VERSION
 from tests.support import nginx
+from tests.support.faulty import serve
 
 pytestmark = pytest.mark.slow
 
@@ -240,6 +241,17 @@ def test_a_published_file_that_is_no_asset_is_named(project: Path, published: Pa
 def test_a_base_that_is_not_there(project: Path, tmp_path: Path) -> None:
     done = run(project, "release.py", "lock", "--from", str(tmp_path / "none"), "--lock", str(tmp_path / "lock"))
     assert str(tmp_path / "none") in refused(done, "No such file")
+
+
+def test_a_url_without_the_release_is_told_of_the_option(project: Path, tmp_path: Path) -> None:
+    def lock(**environ: str) -> subprocess.CompletedProcess[str]:
+        return run(project, "release.py", "lock", "--from", host.url, "--lock", str(tmp_path / "lock"), **environ)
+
+    with serve(lambda request, reply: reply.whole(b"", "404 Not Found")) as host:
+        line = refused(lock(), "404 Not Found", "with --from")
+        assert "SUPERMACHINE_RELEASE_URL" not in line and "tree" not in line
+        refused(lock(SUPERMACHINE_OFFLINE="yes"), "SUPERMACHINE_OFFLINE keeps it from being asked")
+    assert len(host.requests) == 1
 
 
 def test_usage(project: Path) -> None:

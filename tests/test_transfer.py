@@ -94,7 +94,7 @@ def test_what_is_shown_of_a_url_is_no_secret() -> None:
 
 
 def release_host(base: str, token: str | None = None) -> ReleaseHost:
-    return ReleaseHost(base, token, PATIENCE, threading.Event())
+    return ReleaseHost(base, token, PATIENCE, threading.Event(), "--from")
 
 
 def test_a_token_may_end_in_a_newline() -> None:

@@ -66,7 +66,7 @@ def lock_published(text: str, environ: Mapping[str, str], locked: Optional[Locke
     if is_offline(environ) and isinstance(location, str):
         raise BuildError(f"{shown(location)}: SUPERMACHINE_OFFLINE keeps it from being asked; unset it")
     with tempfile.TemporaryDirectory(prefix="supermachine-kernel-") as folder, Progress(None) as progress:
-        base = Base(location, environ.get("GITHUB_TOKEN"), PATIENCE, progress)
+        base = Base(location, environ.get("GITHUB_TOKEN"), PATIENCE, progress, "--from")
         sums = _fetch_sums(base)
 
         def job(asset: Asset) -> Callable[[], LockedAsset]:

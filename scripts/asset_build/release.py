@@ -119,20 +119,25 @@ def _writable(cache: Cache, progress: Progress) -> Cache:
 class Base:
     """Where the files of this version are: below a URL (https, http), or in a folder.
 
-    `stop` ends what is under way; `listener` is told how it goes.
+    `stop` ends what is under way; `listener` is told how it goes; `given_by` is what names another base.
     """
 
     def __init__(
-        self, location: Union[str, Path], token: Optional[str], patience: Patience, listener: Progress
+        self,
+        location: Union[str, Path],
+        token: Optional[str],
+        patience: Patience,
+        listener: Progress,
+        given_by: str = "SUPERMACHINE_RELEASE_URL, or build from the tree",
     ) -> None:
         self.location, self.patience, self.listener = location, patience, listener
         self.stop = threading.Event()
         if isinstance(location, str):
-            self._host = ReleaseHost(location, token, patience, self.stop)
+            self._host = ReleaseHost(location, token, patience, self.stop, given_by)
             if location.startswith("http:") and not is_loopback(location):
                 listener.note(
                     f"warning: {shown(location)} is not encrypted: digests prove what is fetched, but others see it; "
-                    "name an https base with SUPERMACHINE_RELEASE_URL"
+                    f"name an https base with {given_by}"
                 )
 
     def where(self, name: str) -> str:

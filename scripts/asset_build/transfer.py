@@ -35,18 +35,16 @@ _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)
 
 _NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
 
-_NETWORK_CURE = (
-    "check the network and the proxy (HTTPS_PROXY), name a mirror or a folder with SUPERMACHINE_RELEASE_URL, "
-    "or build from the tree"
-)
-_TROUBLE_CURE = "build again later, name a mirror or a folder with SUPERMACHINE_RELEASE_URL, or build from the tree"
+# {base} is how another base is named, and what else there is.
+_NETWORK_CURE = "check the network and the proxy (HTTPS_PROXY), or name a mirror or a folder with {base}"
+_TROUBLE_CURE = "try again later, or name a mirror or a folder with {base}"
 _RATE_CURE = "the host refuses, or its rate limit is reached: set GITHUB_TOKEN, wait, or use a mirror"
 _OTHER_FILE_CURE = "it is another file, or was changed on its way: check the mirror or proxy in between"
-_REDIRECT_CURE = "mend the mirror or proxy, or name another with SUPERMACHINE_RELEASE_URL"
+_REDIRECT_CURE = "mend the mirror or proxy, or name another with {base}"
 _STATUS_CURES = {
     401: "the host wants credentials, or refuses GITHUB_TOKEN: set it anew, or unset it",
     403: _RATE_CURE,
-    404: "is this version released there? SUPERMACHINE_RELEASE_URL names the folder above v<version>/",
+    404: "is this version released there? name the folder above v<version>/ with {base}",
     407: "the proxy wants credentials: put them into HTTPS_PROXY",
     410: "the release was withdrawn: take another version, or a mirror",
     429: _RATE_CURE,
@@ -92,10 +90,16 @@ class Listener(Protocol):
 
 
 class ReleaseHost:
-    """The host of the release base: it alone gets `token`, and the user's netrc entry; never over plain http."""
+    """The host of the release base: it alone gets `token`, and the user's netrc entry; never over plain http.
 
-    def __init__(self, base: str, token: Optional[str], patience: Patience, stop: threading.Event) -> None:
+    `given_by` is what errors tell the user to name another base with.
+    """
+
+    def __init__(
+        self, base: str, token: Optional[str], patience: Patience, stop: threading.Event, given_by: str
+    ) -> None:
         self.base = base
+        self.given_by = given_by
         self.patience = patience
         self.stop = stop
         self._token = _sendable(token)
@@ -118,19 +122,24 @@ class ReleaseHost:
             response.close()
             seen.append(self._redirected(seen, location))
 
+    def refused(self, url: str, expected: str, found: str, cure: str) -> BuildError:
+        """The error of `url`."""
+        cure = cure.format(base=self.given_by)
+        return BuildError(f"{shown(url)}: expected {expected}, found {_printable(found)}; {cure}")
+
     def _redirected(self, seen: list[str], location: str) -> str:
         schemes = ["https"] if urlsplit(seen[-1]).scheme == "https" else ["http", "https"]
         try:
             target = urljoin(seen[-1], location)
             scheme, host, _ = _origin(target)
         except ValueError as error:
-            raise _refused(seen[0], "a redirect to a URL", f"{location[:100]!r}", _REDIRECT_CURE) from error
+            raise self.refused(seen[0], "a redirect to a URL", f"{location[:100]!r}", _REDIRECT_CURE) from error
         if scheme not in schemes or not host:
             found = f"one to {shown(target)}"
-            raise _refused(seen[0], f"redirects to {' or '.join(schemes)} alone", found, _REDIRECT_CURE)
+            raise self.refused(seen[0], f"redirects to {' or '.join(schemes)} alone", found, _REDIRECT_CURE)
         if target in seen or len(seen) > _REDIRECTS:
             found = f"a loop at {shown(target)}" if target in seen else f"one more, to {shown(target)}"
-            raise _refused(seen[0], f"at most {_REDIRECTS} redirects", found, _REDIRECT_CURE)
+            raise self.refused(seen[0], f"at most {_REDIRECTS} redirects", found, _REDIRECT_CURE)
         return target
 
     def _auth(self, url: str) -> Optional[AuthBase]:
@@ -369,7 +378,7 @@ class _Download:
         cure = _STATUS_CURES.get(status, _TROUBLE_CURE)
         if status in _RETRY_STATUS or status >= 500 or (status == 403 and wait is not None):
             return _Broken(found, wait, cure)
-        return _refused(self.url, "200", found, cure)
+        return self.host.refused(self.url, "200", found, cure)
 
     def _failure(self, error: Exception) -> Exception:
         """What `error` is to us: requests and urllib3 wrap the system's message in several of their own."""
@@ -377,14 +386,13 @@ class _Download:
         for cause in chain:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 cure = "name the authority's certificate with REQUESTS_CA_BUNDLE if it is yours"
-                return _refused(
-                    self.url, "a certificate that fits", (cause.verify_message or str(cause)).rstrip("."), cure
-                )
+                found = (cause.verify_message or str(cause)).rstrip(".")
+                return self.host.refused(self.url, "a certificate that fits", found, cure)
         if isinstance(error, ValueError):  # its text may hold a password
             by_user = isinstance(error, UnicodeEncodeError)
             found = "a user or password that is not Latin-1" if by_user else "one that cannot be parsed"
             cure = "check it, and the proxy's (HTTPS_PROXY); in a password, percent-encode what is no letter or digit"
-            return _refused(self.url, "a URL that can be asked", found, cure)
+            return self.host.refused(self.url, "a URL that can be asked", found, cure)
         for cause in chain:
             if isinstance(cause, requests.ConnectTimeout):
                 return _Broken(f"no connection within {self.patience.connect:g} s")
@@ -408,12 +416,12 @@ class _Download:
 
     def _give_up_if(self, broken: _Broken, fruitless: int, wait: float, began: float) -> None:
         if wait > self.patience.longest_wait:
-            cure = f"the host asks to wait {wait:.0f} s: build again then, set GITHUB_TOKEN, or use a mirror"
-            raise _refused(self.url, self._expected(), broken.found, cure) from broken
+            cure = f"the host asks to wait {wait:.0f} s: try again then, set GITHUB_TOKEN, or use a mirror"
+            raise self.host.refused(self.url, self._expected(), broken.found, cure) from broken
         if fruitless >= self.patience.tries or time.monotonic() + wait > self.deadline:
             tries = "try" if self.tries == 1 else "tries"
             found = f"{broken.found} ({self.tries} {tries} in {time.monotonic() - began:.0f} s)"
-            raise _refused(self.url, self._expected(), found, broken.cure) from broken
+            raise self.host.refused(self.url, self._expected(), found, broken.cure) from broken
 
     def _expected(self) -> str:
         return "the file" if self.size is None else f"{self.size} bytes"
@@ -456,10 +464,6 @@ def shown(url: str) -> str:
 def refused_content(where: str, wrong: WrongContent) -> BuildError:
     """The error of a file at `where` (a URL, as it may be shown, or a path) with wrong content."""
     return BuildError(f"{where}: expected {wrong.expected}, found {_printable(wrong.found)}; {_OTHER_FILE_CURE}")
-
-
-def _refused(url: str, expected: str, found: str, cure: str = _OTHER_FILE_CURE) -> BuildError:
-    return BuildError(f"{shown(url)}: expected {expected}, found {_printable(found)}; {cure}")
 
 
 def _printable(text: str) -> str:
