@@ -111,11 +111,14 @@ def test_the_lock_of_the_project_is_one(project: Path) -> None:
         (b"", "Expecting value"),
         (b"[]", "list indices"),
         (b'{"format": 2}', "format 2"),
+        (b'{"format": true, "version": "0", "sets": {}}', "format True"),
+        (b'{"format": 1.0, "version": "0", "sets": {}}', "format 1.0"),
+        (b'{"format": 1, "version": "0", "sets": {}, "version": "1"}', "'version' twice"),
         (b"\xff", "invalid start byte"),
         (b"<html>", "Expecting value"),
         (b"[" * 200_000, "recursion"),
     ],
-    ids=["missing", "empty", "list", "format", "binary", "page", "nested"],
+    ids=["missing", "empty", "list", "format", "true", "float", "twice", "binary", "page", "nested"],
 )
 def test_what_is_no_lock_is_said_in_one_line(tmp_path: Path, content: bytes | None, found: str) -> None:
     path = tmp_path / "lock"
@@ -128,3 +131,29 @@ def test_what_is_no_lock_is_said_in_one_line(tmp_path: Path, content: bytes | No
     assert found in line
     assert "scripts/release.py" in line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize("build", ["x", ["x"], 1, True, "", 0, False, []])
+@settings(deadline=None, max_examples=3)
+@given(locked=sets(SET))
+def test_a_build_that_is_no_record_is_refused(build: Any, locked: LockedSet) -> None:
+    document = json.loads(format_lock(Lock(VERSION, {SET: locked})))
+    document["sets"][SET]["build"] = build
+    with pytest.raises(TypeError, match=r"build .* where an object or null should be"):
+        parse_lock(json.dumps(document))
+
+
+@pytest.mark.parametrize("place", ["version", "name", "build"])
+@settings(deadline=None, max_examples=3)
+@given(locked=sets(SET))
+def test_half_a_surrogate_pair_is_refused(place: str, locked: LockedSet) -> None:
+    """It is no character: it can neither be printed nor written."""
+    document = json.loads(format_lock(Lock(VERSION, {SET: locked})))
+    if place == "version":
+        document["version"] = "\ud800"
+    elif place == "name":
+        document["sets"]["\ud800"] = document["sets"][SET]
+    else:
+        document["sets"][SET]["build"] = {"inputs_sha256": "\ud800"}
+    with pytest.raises(ValueError, match="surrogates"):
+        parse_lock(json.dumps(document))

@@ -211,3 +211,26 @@ def test_a_banner_without_a_utc_date_gives_no_time(proven: ProvenSet) -> None:
     image = proven.contents["kernel"].replace(b" UTC 2026\n", b" CET 2026\n")
     changed = dataclasses.replace(proven, contents={**proven.contents, "kernel": image})
     assert "timestamp" not in sbom_of(changed, None)["metadata"]
+
+
+@pytest.mark.parametrize("gcc", ["", " ", "\n", None, 1, []])
+def test_a_compiler_that_is_not_named_is_not_listed(proven: ProvenSet, gcc: Any) -> None:
+    document = sbom_of(with_record(proven, toolchain={"gcc": gcc}), None)
+    assert "libgcc" not in [component["bom-ref"] for component in document["components"]]
+
+
+@pytest.mark.parametrize("text", ["\ud800", "1\n2", "\x1b[2J"], ids=["surrogate", "newline", "escape"])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("source.version", lambda text: {"source": {"package": "linux-source-6.12", "version": text}}),
+        ("toolchain.gcc", lambda text: {"toolchain": {"gcc": f"gcc {text} 12"}}),
+        ("patches", lambda text: {"patches": [{"name": text, "sha256": ""}]}),
+    ],
+)
+def test_text_that_is_not_printable_is_refused(proven: ProvenSet, name: str, change: Any, text: str) -> None:
+    changed = with_record(proven, **change(text))
+    for lock, where in ((None, "build-info.json: "), (locked(changed), "build in assets.lock.json: ")):
+        with pytest.raises(BuildError, match=f"{where}expected printable text for {name}, found ") as refused:
+            sbom_of(changed, lock)
+        assert str(refused.value).isprintable()

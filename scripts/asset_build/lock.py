@@ -76,9 +76,10 @@ def read_lock_file(path: Path) -> Lock:
 
 def parse_lock(text: str) -> Lock:
     """The lock in `text`. Raises ValueError, KeyError, TypeError or AttributeError on what is none."""
-    document = json.loads(text)
-    if document["format"] != FORMAT:
+    document = json.loads(text, object_pairs_hook=_object)
+    if type(document["format"]) is not int or document["format"] != FORMAT:
         raise ValueError(f"format {document['format']!r}")
+    json.dumps(document, ensure_ascii=False).encode()  # an escaped half of a surrogate pair cannot be printed
     sets = {name: _parse_set(name, value) for name, value in document["sets"].items()}
     return Lock(_text(document["version"]), sets)
 
@@ -103,6 +104,15 @@ def format_lock(lock: Lock) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names are each there once (RFC 8259, 4, leaves open which value else counts)."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} twice in one object")
+    return value
+
+
 def _parse_set(name: str, value: Any) -> LockedSet:
     assets = {
         asset.name: LockedAsset(
@@ -110,7 +120,10 @@ def _parse_set(name: str, value: Any) -> LockedSet:
         )
         for asset in ASSETS
     }
-    locked = LockedSet(name, assets, value.get("build"))
+    build = value.get("build")
+    if build is not None and not isinstance(build, dict):
+        raise TypeError(f"build {build!r} where an object or null should be")
+    locked = LockedSet(name, assets, build)
     if value["set_digest"] != locked.digest:
         raise ValueError(f"set_digest {value['set_digest']!r}, where its assets give {locked.digest!r}")
     return locked

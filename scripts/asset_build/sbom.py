@@ -17,7 +17,8 @@ from supermachine_kernel._assets import ASSETS, KERNEL, Asset
 
 from .check import ProvenSet
 from .errors import BuildError
-from .lock import LockedSet
+from .lock import LOCK_NAME, LockedSet
+from .sources import BUILD_INFO
 from .stage import manifest_of
 
 SBOM_NAME = "supermachine-kernel.cdx.json"
@@ -68,7 +69,7 @@ def format_sbom(sbom: Mapping[str, Any]) -> str:
 def sbom_of(proven: ProvenSet, locked: Optional[LockedSet]) -> dict[str, Any]:
     """The bill of materials of the wheel made from `proven`, as a CycloneDX 1.6 document. Raises BuildError."""
     manifest = manifest_of(proven, locked)
-    record = _Record(proven.build)
+    record = _Record(proven.build, f"build in {LOCK_NAME}" if manifest["origin"] == "release" else BUILD_INFO)
     libraries = _libraries(record)
     kernel = _kernel(proven, record, manifest)
     others = [_asset(asset, record, manifest) for asset in ASSETS if asset is not KERNEL]
@@ -131,25 +132,37 @@ def embedded_config(image: bytes) -> Optional[bytes]:
 
 
 class _Record:
-    """The build's own record of a set (build-info.json), or None; whatever it does not say is None."""
+    """The build's own record of a set, or None; whatever it does not say is None. `where` is where it was read.
 
-    def __init__(self, build: Optional[Mapping[str, Any]]) -> None:
+    Raises BuildError for a text that is not printable: it would not stand in a URL, or not on a line.
+    """
+
+    def __init__(self, build: Optional[Mapping[str, Any]], where: str) -> None:
         self.known = build is not None
+        self.where = where
         self._build = build
 
     def text(self, *keys: str) -> Optional[str]:
         value: Any = self._build
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
-        return value if isinstance(value, str) and value else None
+        return self._printable(value.strip(), ".".join(keys)) or None if isinstance(value, str) else None
+
+    def _printable(self, value: str, name: str) -> str:
+        if not value.isprintable():
+            raise BuildError(
+                f"{self.where}: expected printable text for {name}, found {value[:100]!a}; build the set again"
+            )
+        return value
 
     @property
     def patches(self) -> Optional[list[tuple[str, str]]]:
         """Name and SHA-256 of each patch, in the order they were applied."""
         try:
-            return [(str(patch["name"]), str(patch["sha256"])) for patch in (self._build or {})["patches"]]
+            patches = [(str(patch["name"]), str(patch["sha256"])) for patch in (self._build or {})["patches"]]
         except (KeyError, TypeError):
             return None
+        return [(self._printable(name, "patches"), self._printable(sha256, "patches")) for name, sha256 in patches]
 
     @property
     def vendor(self) -> Optional[str]:
@@ -297,7 +310,7 @@ def _config_sha256(proven: ProvenSet, record: _Record) -> str:
     found = hashlib.sha256(config).hexdigest()
     if recorded not in (None, found):
         raise BuildError(
-            f"build-info.json: expected the config digest {found}, which is that of the config inside the kernel, "
+            f"{record.where}: expected the config digest {found}, which is that of the config inside the kernel, "
             f"found {recorded}; build the set again"
         )
     return found
