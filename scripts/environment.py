@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable, NoReturn
 
+from scripts.asset_build.cache import user_cache
+from scripts.asset_build.errors import BuildError
+
 PROJECT = Path(__file__).resolve().parents[1]
 PIP = "pip==26.0.1"
 """The first step of every environment: a pip that knows dependency groups (PEP 735), on Python 3.9 too."""
@@ -23,14 +26,11 @@ class SetupError(Exception):
 
 
 def cache_home() -> Path:
-    """The project's folder in the user's cache (XDG Base Directory; ~/Library/Caches on macOS)."""
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        # XDG Base Directory Specification: a relative path there is invalid and to be ignored.
-        base = named if named.is_absolute() else Path.home() / ".cache"
-    return base / "supermachine-kernel"
+    """The project's folder in the user's cache. Raises SetupError where there is no home folder."""
+    try:
+        return user_cache(os.environ)
+    except BuildError as error:
+        raise SetupError(str(error)) from error
 
 
 def ensure(group: str, python: str = sys.executable) -> Path:

@@ -24,14 +24,19 @@ _TEMPORARY = re.compile(r"([0-9a-f]{64}|probe)\.[0-9]+-[0-9a-f]{8}\.tmp")
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
-    """SUPERMACHINE_CACHE_DIR, else a folder in the user's cache (XDG Base Directory; ~/Library/Caches on macOS)."""
+    """SUPERMACHINE_CACHE_DIR, else a folder in the project's part of the user's cache."""
     if environ.get("SUPERMACHINE_CACHE_DIR"):
         return Path(environ["SUPERMACHINE_CACHE_DIR"]).absolute()
+    return user_cache(environ) / "release"
+
+
+def user_cache(environ: Mapping[str, str]) -> Path:
+    """The project's folder in the user's cache (XDG Base Directory; ~/Library/Caches on macOS). Raises BuildError."""
     if sys.platform == "darwin":
-        return _home(environ) / "Library" / "Caches" / "supermachine-kernel" / "release"
+        return _home(environ) / "Library" / "Caches" / "supermachine-kernel"
     cache = Path(environ.get("XDG_CACHE_HOME", ""))
     # XDG Base Directory Specification: a relative path there is invalid and to be ignored.
-    return (cache if cache.is_absolute() else _home(environ) / ".cache") / "supermachine-kernel" / "release"
+    return (cache if cache.is_absolute() else _home(environ) / ".cache") / "supermachine-kernel"
 
 
 def _home(environ: Mapping[str, str]) -> Path:
