@@ -24,12 +24,12 @@ from supermachine_kernel._assets import SET
 from .archive import normalize_sdist, normalize_wheel
 from .check import ProvenSet, prove
 from .errors import BuildError
+from .layout import PLATFORM_TAG
 from .lock import LockedSet, read_lock
 from .sbom import write_sbom
 from .sources import NothingFound, resolve
 from .stage import stage, unstage, version_of
 
-PLATFORM_TAG = "macosx_11_0_arm64"
 PACKAGE = "supermachine_kernel"
 PROJECT = Path(__file__).resolve().parents[2]
 
