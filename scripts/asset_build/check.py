@@ -43,10 +43,7 @@ def prove(source: Source, locked: Optional[LockedSet] = None) -> ProvenSet:
     The build info of a locked set is the lock's, so that the files give one wheel wherever they came from.
     """
     contents = {asset.name: _read(asset, source.files[asset.name]) for asset in ASSETS}
-    try:
-        kernel = _prove_structure(source, contents)
-    except InspectionError as error:
-        raise BuildError(str(error)) from error
+    kernel = prove_structure(contents, source.files)
     proven = ProvenSet(contents, kernel, None)
     if locked is not None and locked.digest == proven.digest:
         return ProvenSet(contents, kernel, locked.build)
@@ -55,6 +52,29 @@ def prove(source: Source, locked: Optional[LockedSet] = None) -> ProvenSet:
             f"{source.files[KERNEL.name].parent}: the files were changed after they were proven; build again"
         )
     return ProvenSet(contents, kernel, _build_info(source.build_info, proven.sha256))
+
+
+def prove_structure(contents: Mapping[str, bytes], names: Mapping[str, object]) -> KernelFacts:
+    """Prove each asset by its kind, and the module to be of the kernel; what the kernel says of itself.
+
+    `names` is what each file is called in an error's text. Raises BuildError.
+    """
+    try:
+        kernel = inspect_kernel(contents[KERNEL.name], str(names[KERNEL.name]))
+        for asset in ASSETS:
+            name = str(names[asset.name])
+            if asset.kind == "program":
+                inspect_program(contents[asset.name], name)
+            elif asset.kind == "module":
+                release = inspect_module(contents[asset.name], name).split()[0]
+                if release != kernel.release:
+                    raise BuildError(
+                        f"{name}: expected a module of kernel {kernel.release} ({names[KERNEL.name]}), found one of "
+                        f"{release}; a set comes from one kernel build: take both files from the same"
+                    )
+    except InspectionError as error:
+        raise BuildError(str(error)) from error
+    return kernel
 
 
 def _read(asset: Asset, path: Path) -> bytes:
@@ -70,22 +90,6 @@ def _read(asset: Asset, path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BuildError(f"{path}: expected a readable file, found: {error.strerror}; name the file itself") from error
-
-
-def _prove_structure(source: Source, contents: Mapping[str, bytes]) -> KernelFacts:
-    kernel = inspect_kernel(contents[KERNEL.name], str(source.files[KERNEL.name]))
-    for asset in ASSETS:
-        path = source.files[asset.name]
-        if asset.kind == "program":
-            inspect_program(contents[asset.name], str(path))
-        elif asset.kind == "module":
-            vermagic = inspect_module(contents[asset.name], str(path))
-            if vermagic.split()[0] != kernel.release:
-                raise BuildError(
-                    f"{path}: expected a module of kernel {kernel.release} ({source.files[KERNEL.name]}), found one "
-                    f"of {vermagic.split()[0]}; a set comes from one kernel build: take both files from the same"
-                )
-    return kernel
 
 
 def _build_info(path: Optional[Path], sha256: Mapping[str, str]) -> Optional[Mapping[str, Any]]:
