@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import csv
 import hashlib
 import io
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from scripts import audit, environment
 from scripts.asset_build.archive import write_wheel
@@ -229,7 +232,13 @@ def adding(name: str) -> Callable[[Members], Members]:
         (without("/LICENSES/MIT"), "RECORD: .*MIT.txt: recorded, and not in the wheel"),
         (without("RECORD$"), "RECORD: .*RECORD: expected in the wheel, found none"),
         (replacing("RECORD$", b"sha256=", b"md5="), "RECORD: "),
-        (replacing("RECORD$", b"\n", b"\r\n"), "RECORD: .*plain lines"),
+        (replacing("RECORD$", b"\n", b"\r\n"), r"RECORD: .*__init__.py: expected sha256=[^,]+,\d+\\r, found"),
+        (replacing("RECORD$", b"\n", b"\r"), "RECORD: .*__init__.py: in the wheel, and not recorded"),
+        (replacing("RECORD$", b"", b'"'), 'RECORD: ".*__init__.py: recorded, and not in the wheel'),
+        (replacing("RECORD$", b"", b"x" * 131_073), "RECORD: .*__init__.py: in the wheel, and not recorded"),
+        (replacing("RECORD$", b"", b"\n"), "RECORD: : recorded, and not in the wheel"),
+        (replacing("RECORD$", b"RECORD,,\n", b"RECORD,,"), "RECORD: .*half a line"),
+        (replacing("RECORD$", b"RECORD,,\n", b"RECORD,,0\n"), "RECORD: .*RECORD: expected ,0, found ,$"),
         (
             lambda members: members | {f"{dist_info(members)}/RECORD": members[f"{dist_info(members)}/RECORD"] * 2},
             "RECORD: .*one line a file",
@@ -249,9 +258,9 @@ def test_what_does_not_fit_record(
 @pytest.mark.parametrize(
     ("tamper", "link"),
     [
-        (change_kernel, "manifest: .*expected for kernel"),
-        (swapped, "manifest: .*expected for init-oci"),
-        (lambda members: {**members, KERNEL: members[INIT_OCI]}, "manifest: .*expected for kernel"),
+        (change_kernel, r"manifest: .*expected .*\+custom\.[0-9a-f]{8}, as the digest of its assets says"),
+        (swapped, r"manifest: .*expected .*\+custom\.[0-9a-f]{8}, as the digest of its assets says"),
+        (lambda members: {**members, KERNEL: members[INIT_OCI]}, "structure: kernel: expected an uncompressed arm64"),
         (adding("supermachine_kernel/extra.py"), "RECORD: supermachine_kernel/extra.py: no file of"),
         (adding("supermachine_kernel/assets/extra"), "RECORD: supermachine_kernel/assets/extra: no file of"),
         (adding("other.pth"), "RECORD: other.pth: no file of"),
@@ -270,19 +279,38 @@ def test_what_does_not_fit_record(
         (replacing("WHEEL$", b"\nTag", b"\nTag: py3-none-any\nTag"), "METADATA: WHEEL: expected Tag"),
         (replacing("entry_points.txt$", b"__main__:main", b"_assets:verify"), "METADATA: entry_points.txt"),
         (replacing("entry_points.txt$", b"[console_scripts]", b"no section"), "METADATA: entry_points.txt"),
+        (replacing("entry_points.txt$", b"supermachine-kernel =", b"Supermachine-kernel ="), "METADATA: entry_points"),
+        (replacing("entry_points.txt$", b"", b"\xff"), "METADATA: entry_points.txt"),
+        (replacing("top_level.txt$", b"\n", b"\nrequests\n"), "METADATA: top_level.txt: .*found 'requests'"),
+        (replacing("METADATA$", b"License-File: NOTICE", b"License-File: \xff"), "licences: METADATA"),
         (replacing("_extract.py$", b"import os", b"import sys, os"), "module: supermachine_kernel/_extract.py"),
-        (replacing("_manifest.py$", b"\nMANIFEST", b"\nimport os\nMANIFEST"), "manifest: .*one literal"),
-        (replacing("_manifest.py$", b"'format': 1", b"'format': print('run')"), "manifest: .*one literal"),
-        (replacing("_manifest.py$", b"'format': 1", b"'format': 2"), "manifest: "),
-        (replacing("_manifest.py$", b"'origin': 'custom'", b"'origin': 'release'"), "manifest: "),
-        (replacing("_manifest.py$", b"'mode': 493", b"'mode': 511"), "manifest: .*expected for init-oci"),
-        (replacing("_manifest.py$", b"'set_digest': '", b"'set_digest': 'f"), "manifest: "),
-        (replacing("_manifest.py$", b"'af_tsi': False", b"'af_tsi': True"), "SBOM: .*af_tsi"),
-        (replacing("_manifest.py$", b"'kernel_release': '6", b"'kernel_release': '5"), "SBOM: "),
-        (replacing("cdx.json$", b"GPL-2.0-only WITH", b"GPL-3.0-only WITH"), "SBOM: .*licenses"),
+        (replacing("_manifest.py$", b"\nMANIFEST", b"\nimport os\nMANIFEST"), "manifest: .*found 'import os'"),
+        (replacing("_manifest.py$", b"'format': 1", b"'format': print('run')"), "manifest: .*expected the line"),
+        (replacing("_manifest.py$", b"'format': 1", b"'format': True"), "manifest: .*expected the line .*'format': 1"),
+        (replacing("_manifest.py$", b"'format': 1", b"'note': 0, 'format': 1"), "manifest: .*found .*note"),
+        (replacing("_manifest.py$", b"this wheel says", b"a wheel says"), "manifest: .*found .*a wheel says"),
+        (replacing("_manifest.py$", b"}\n", b"}  # fine\n"), "manifest: .*# fine"),
+        (replacing("_manifest.py$", b"\n", b"\r\n"), "manifest: .*expected the line"),
+        (replacing("_manifest.py$", b"", b"\xef\xbb\xbf"), "manifest: .*expected the line"),
+        (replacing("_manifest.py$", b"", b"\n" * 9), "manifest: .*expected the line"),
+        (replacing("_manifest.py$", b"'origin': 'custom'", b"'origin': 'release'"), "manifest: .*'origin': 'custom'"),
+        (replacing("_manifest.py$", b"'mode': 493", b"'mode': 511"), "manifest: .*found .*511"),
+        (replacing("_manifest.py$", b"'set_digest': '", b"'set_digest': 'f"), "manifest: .*set_digest"),
+        (replacing("_manifest.py$", b"'af_tsi': False", b"'af_tsi': True"), "manifest: .*expected .*'af_tsi': False"),
+        (replacing("_manifest.py$", b"'af_tsi': False", b"'af_tsi': 0"), "manifest: .*expected .*'af_tsi': False"),
+        (replacing("_manifest.py$", b"'kernel_release': '6", b"'kernel_release': '5"), "manifest: .*kernel_release"),
+        (replacing("_manifest.py$", b"'kernel_release': '", b"'kernel_release': 6, 'x': '"), "manifest: "),
+        (replacing("_manifest.py$", b"MANIFEST = {", b"MANIFEST = " + b"-" * 1_000_000 + b"1, {"), "manifest: "),
+        (replacing("cdx.json$", b"GPL-2.0-only WITH", b"GPL-3.0-only WITH"), "SBOM: .*GPL-2.0-only WITH"),
         (replacing("cdx.json$", b'"specVersion": "1.6"', b'"specVersion": "1.5"'), "SBOM: "),
-        (replacing("cdx.json$", b'"version": "1.2.3', b'"version": "1.2.4'), "SBOM: .*expected urn:uuid:"),
+        (replacing("cdx.json$", b'"version": "1.2.3', b'"version": "1.2.4'), 'SBOM: .*expected .*"urn:uuid:'),
+        (replacing("cdx.json$", b'"value": "false"', b'"value": "true"'), 'SBOM: .*expected .*"af_tsi": "false"'),
         (replacing("cdx.json$", b"{", b"["), "SBOM: .*expected a CycloneDX document"),
+        (replacing("cdx.json$", b"", b"[" * 1_000_000), "SBOM: .*expected a CycloneDX document"),
+        (replacing("cdx.json$", b"", b"\xff"), "SBOM: .*expected a CycloneDX document"),
+        (replacing("cdx.json$", b'"properties": [', b'"properties": [0,'), "SBOM: .*expected a CycloneDX document"),
+        (replacing("cdx.json$", b"{", b'{"components": [],'), "SBOM: .*expected the line"),  # a name said twice
+        (replacing("cdx.json$", b"{", b"{ "), "SBOM: .*expected the line"),
     ],
 )
 def test_what_fits_a_mended_record(
@@ -308,7 +336,10 @@ def test_a_set_with_everything_mended_names_itself_custom(custom_wheel: Path, me
         (swapped, ""),
         (lambda members: {**members, KERNEL: members[KERNEL][:-8]}, ""),
         (lambda members: {**members, INIT_OCI: members["supermachine_kernel/assets/smpark.ko"]}, "structure: init-oci"),
-        (replacing("assets/smpark.ko$", b"vermagic=6", b"vermagic=5"), "structure: smpark.ko: expected a module of 6"),
+        (
+            replacing("assets/smpark.ko$", b"vermagic=6", b"vermagic=5"),
+            "structure: smpark.ko: expected a module of kernel 6",
+        ),
     ],
 )
 def test_structure_is_the_last_line_when_all_digests_are_mended(
@@ -351,12 +382,58 @@ def test_a_release_with_another_bill_of_materials(released: tuple[Path, Path], t
     mend_sbom(changed)
     mend_record(changed)
     assert re.match(
-        r"SBOM: .*/components/\d+/version: expected '1\.2\.3", broken_link(write(changed, tmp_path, path), lock)
+        r'SBOM: .*expected the line .*"version": "1\.2\.3', broken_link(write(changed, tmp_path, path), lock)
     )
 
 
 def test_the_locked_files_under_a_custom_version(custom_wheel: Path, released: tuple[Path, Path]) -> None:
-    assert broken_link(custom_wheel, released[1]).startswith("lock: ")
+    assert re.match("lock: .*these are the locked files.*; build it again$", broken_link(custom_wheel, released[1]))
+
+
+# --- whatever a member has in it ---
+
+HOSTILE = (
+    *(b"\0", b"\r", b"\n", b'"', b",", b"\xff", b"\xed\xa0\x80", b"\\ud800", b"%(x)s", b"x" * 131_073, b"9" * 5000),
+    *(
+        b"[" * 100_000,
+        b"-" * 100_000,
+        b'{"a":' * 900,
+        b"[" * 300 + b"]" * 300,
+        b"null",
+        b"None",
+        b"{}",
+        b"[]",
+        b"1e999",
+    ),
+)
+
+
+@st.composite
+def tampered(draw: st.DrawFn, content: bytes) -> bytes:
+    """Any bytes; or the right ones, with any bytes for a part of them."""
+    if draw(st.booleans()):
+        return draw(st.binary(max_size=100))
+    start, end = draw(st.integers(0, len(content))), draw(st.integers(0, 40))
+    return content[:start] + draw(st.binary(max_size=8) | st.sampled_from(HOSTILE)) + content[start + end :]
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), mended=st.booleans())
+def test_any_content_holds_or_breaks_a_link(
+    data: st.DataObject, mended: bool, custom_wheel: Path, members: Members, tmp_path: Path
+) -> None:
+    parsed = [name for name in members if re.search(r"/assets/|_manifest.py$|dist-info/[^/]+$|/sboms/", name)]
+    name = data.draw(st.sampled_from(parsed))
+    changed = {**members, name: data.draw(tampered(members[name]))}
+    if mended and not name.endswith("/RECORD"):
+        mend_record(changed)
+    try:
+        links = list(audit.audit(write(changed, tmp_path, custom_wheel), UNLOCKED))
+    except audit.AuditError as error:
+        assert str(error).isprintable()
+    else:
+        assert links[-1].name == "structure"
+        assert changed[name] == members[name] or name.rpartition("/")[2] in ("METADATA", "WHEEL", "RECORD")
 
 
 # --- the archive itself ---
@@ -374,6 +451,12 @@ def rewritten(wheel: Path, folder: Path, change: Callable[[zipfile.ZipInfo], Non
             if entry.filename == twice:
                 new.writestr(entry, content)
     return path
+
+
+def plain_entry(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = (stat.S_IFREG | 0o644) << 16
+    return info
 
 
 def set_mode(name: str, mode: int) -> Callable[[zipfile.ZipInfo], None]:
@@ -415,6 +498,33 @@ def test_a_name_that_leads_elsewhere(name: str, custom_wheel: Path, members: Mem
     changed = {**members, name: b""}
     mend_record(changed)
     assert re.match("file: .*expected a plain relative name", broken_link(write(changed, tmp_path, custom_wheel)))
+
+
+def test_a_name_that_speaks_to_the_terminal(custom_wheel: Path, members: Members, tmp_path: Path) -> None:
+    path = write({**members, "\x1b[2Jok\n": b""}, tmp_path, custom_wheel)
+    assert broken_link(path) == "RECORD: \\x1b[2Jok\\n: in the wheel, and not recorded"
+    path = path.rename(tmp_path / custom_wheel.name.replace("custom", "\x1b[2J"))
+    assert re.match(r"file: .*\\x1b\[2J.*expected supermachine_kernel-VERSION", broken_link(path))
+
+
+def test_members_that_share_their_bytes(custom_wheel: Path, tmp_path: Path) -> None:
+    """Each entry of the directory may name the same bytes: a small file with any number of large members."""
+    path = tmp_path / custom_wheel.name
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(plain_entry("a"), b"x" * 10_000)
+        for name in ("b", "c"):
+            archive.filelist.append(copy.copy(archive.filelist[0]))
+            archive.filelist[-1].filename = name
+    assert re.match(r"file: expected members of less than the archive's \d+ bytes, found 30000", broken_link(path))
+
+
+def test_an_offset_that_no_file_has(custom_wheel: Path, tmp_path: Path) -> None:
+    """In zip64 an entry may begin anywhere below 2**64 (PKWARE APPNOTE 4.5.3)."""
+    path = tmp_path / custom_wheel.name
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(plain_entry("a"), b"")
+        archive.filelist[0].header_offset = 2**64 - 1
+    assert broken_link(path).startswith("file: ")
 
 
 def test_another_tag_in_the_file_name(custom_wheel: Path, tmp_path: Path) -> None:
@@ -507,5 +617,6 @@ def test_usage(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_is_none(custom_wheel: Path, tmp_path: Path) -> None:
-    (tmp_path / "lock.json").write_text("{}")
-    assert re.match("lock: .*expected a lock, found", broken_link(custom_wheel, tmp_path / "lock.json"))
+    for text in ("{}", "[" * 1_000_000, '{"format": 1, "version": 1, "sets": {}}'):
+        (tmp_path / "lock.json").write_text(text)
+        assert re.match("lock: .*expected a lock of format 1, found", broken_link(custom_wheel, tmp_path / "lock.json"))
