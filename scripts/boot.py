@@ -20,6 +20,8 @@ from scripts import environment
 from scripts.environment import SetupError
 from scripts.guest import qemu
 from scripts.guest.initramfs import Initramfs
+from scripts.wheel import WheelError
+from scripts.wheel import install as install_wheel
 
 NAMES = ("init-oci", "kernel", "smpark.ko", "supermachine-agent")
 LAST_LINES = 20
@@ -80,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         environment.install_system_tools({qemu.PROGRAM: qemu.PACKAGE})
         with tempfile.TemporaryDirectory(prefix="supermachine-boot-") as scratch:
             boot = boot_assets(options.assets, Path(scratch), options)
-    except (BootError, SetupError) as error:
+    except (BootError, WheelError, SetupError) as error:
         print(f"boot.py: {error}", file=sys.stderr)
         return 1
     reached = stages_of(boot)
@@ -112,10 +114,14 @@ def boot_assets(source: Path, scratch: Path, options: argparse.Namespace) -> qem
 def install(wheel: Path, scratch: Path) -> Path:
     """Install a wheel as pip does on macOS arm64, and have the installed module hand out the four files."""
     target, folder = scratch / "site", scratch / "assets"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
-    _run([*pip, "--platform", "macosx_11_0_arm64", "--only-binary=:all:", "--target", str(target), str(wheel)], wheel)
+    install_wheel(environment.ensure("build"), wheel, target)
     program = "import sys, supermachine_kernel as s; s.extract_all_to(sys.argv[1])"
-    _run([sys.executable, "-c", program, str(folder)], wheel, cwd=scratch, PYTHONPATH=str(target))
+    command = [sys.executable, "-c", program, str(folder)]
+    inside = {**os.environ, "PYTHONPATH": str(target)}
+    done = subprocess.run(command, cwd=scratch, env=inside, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise BootError(f"{wheel}: expected the installed module to hand out the assets, found: {last}")
     return folder
 
 
@@ -154,15 +160,6 @@ def describe_failure(boot: qemu.Boot, reached: list[Reached], limit: float) -> s
         return ending
     stage = STAGES[len(reached)]
     return f"{stage.name}: expected a console line like {stage.proof!r}; {ending}"
-
-
-def _run(command: list[str], wheel: Path, cwd: Path | None = None, **variables: str) -> None:
-    done = subprocess.run(
-        command, cwd=cwd, env={**os.environ, **variables}, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise BootError(f"{wheel}: {' '.join(command[1:4])} ended with {done.returncode}: {said}")
 
 
 def _say(line: qemu.Line) -> None:

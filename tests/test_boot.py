@@ -8,18 +8,22 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from scripts.boot import STAGES
+from scripts.boot import STAGES, describe_failure, stages_of
+from scripts.guest.qemu import Boot, Line
 
 BOOT = Path(__file__).resolve().parents[1] / "scripts" / "boot.py"
 
 
-def run(*arguments: object, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: object, path: Path | None = None, python: Path | str = sys.executable
+) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **({"PATH": str(path)} if path else {})}
-    command = [sys.executable, str(BOOT), *map(str, arguments)]
+    command = [str(python), str(BOOT), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
@@ -45,6 +49,16 @@ def test_wheel_passes(wheel: Path) -> None:
     assert times[-1] <= report["ms"]
     lines = {stage["name"]: stage["line"] for stage in report["stages"]}
     assert lines["PARK and UNPARK"] == "selftest: smpark: ok: parked and released 3 of 4 CPUs"
+
+
+@pytest.mark.slow
+def test_wheel_passes_with_a_python_that_has_no_pip(wheel: Path, tmp_path: Path) -> None:
+    """As Debian's python3 is."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    python = tmp_path / "bare/bin/python"
+    assert subprocess.run([python, "-c", "import pip"], capture_output=True, check=False).returncode
+    done = run(wheel, python=python)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow
@@ -108,6 +122,20 @@ def test_kernel_that_qemu_refuses(broken: Path) -> None:
     assert "too large to fit in RAM" in done.stdout.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("status", "failure"),
+    [(0, None), (1, "QEMU ended with 1 after 30 ms"), (None, "the time limit of 5 s ended the boot")],
+)
+def test_every_stage_and_another_ending(status: int | None, failure: str | None) -> None:
+    said = ["Linux version 6.12.1", "init-oci: guest contract 1", "init-oci: /smpark.ko loaded, /dev/smpark is there"]
+    said += ["init-oci: overlay root on /container (folder)", "selftest: pid1: ok: 1", "selftest: root: ok: /"]
+    said += ["selftest: smpark: ok: 3", "selftest: agent: ok: ran", "init-oci: exit status 0", "reboot: Power down"]
+    boot = Boot([Line(ms, text) for ms, text in enumerate(said)], status, 30)
+    reached = stages_of(boot)
+    assert [stage.text for stage in reached] == said
+    assert describe_failure(boot, reached, 5.0) == failure
+
+
 def assert_fails_at(done: subprocess.CompletedProcess[str], stage: str, ending: str) -> None:
     assert (done.returncode, done.stderr) == (1, ""), done.stderr
     (failure,) = (line for line in done.stdout.splitlines() if line.startswith("FAIL: "))
@@ -132,13 +160,26 @@ def test_incomplete_folder(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)
 
 
+def test_wheel_of_another_package(tmp_path: Path) -> None:
+    wheel = tmp_path / "other-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("other-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: other\nVersion: 1\n")
+        archive.writestr("other-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("other-1.dist-info/RECORD", "")
+        archive.writestr("supermachine_kernel.py", "")
+    done = run(wheel)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"boot.py: {wheel}: expected the installed module to hand out the assets, found: Attribute")
+
+
 def test_wheel_that_is_none(tmp_path: Path) -> None:
     wheel = tmp_path / "supermachine_kernel-0.7.62-py3-none-macosx_11_0_arm64.whl"
     wheel.write_bytes(b"no wheel")
     done = run(wheel)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"boot.py: {wheel}: -m pip install ended with 1: ERROR: ")
+    assert line.startswith(f"boot.py: {wheel.name}: pip does not install it: ERROR: ")
 
 
 @pytest.mark.parametrize(
