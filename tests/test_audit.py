@@ -30,6 +30,7 @@ from scripts.asset_build.archive import write_wheel
 from scripts.asset_build.digest import set_digest
 from scripts.asset_build.lock import LOCK_NAME, Lock, LockedAsset, LockedFile, LockedSet, format_lock
 from scripts.asset_build.sbom import format_sbom, serial_number
+from supermachine_kernel._assets import ASSETS, SET
 from supermachine_kernel._version import VERSION
 from tests.support import checkout
 
@@ -390,6 +391,16 @@ def test_the_locked_files_under_a_custom_version(custom_wheel: Path, released: t
     assert re.match("lock: .*these are the locked files.*; build it again$", broken_link(custom_wheel, released[1]))
 
 
+def test_a_custom_wheel_beside_a_release_of_other_files(custom_wheel: Path, tmp_path: Path) -> None:
+    """The lock's record of a build says nothing of files that are not the locked ones."""
+    file = LockedFile(1, "0" * 64)
+    assets = {asset.name: LockedAsset(file, file) for asset in ASSETS}
+    lock = tmp_path / "lock.json"
+    lock.write_text(format_lock(Lock(VERSION, {SET: LockedSet(SET, assets, {"config_sha256": "0" * 64})})))
+    proven = [link.proven for link in audit.audit(custom_wheel, lock) if link.name == "lock"]
+    assert proven == ["not the locked files, as the version says"]
+
+
 # --- whatever a member has in it ---
 
 HOSTILE = (
@@ -609,7 +620,13 @@ def test_the_command_says_what_broke(custom_wheel: Path, tmp_path: Path) -> None
 
 
 def test_usage(tmp_path: Path) -> None:
-    for arguments in ([], [tmp_path / "none.whl"], [audit.__file__, "--lock", tmp_path / "none"]):
+    for arguments in (
+        [],
+        [tmp_path / "none.whl"],
+        [tmp_path],
+        [audit.__file__, "--lock", tmp_path / "none"],
+        [audit.__file__, "--installed", tmp_path / "none"],
+    ):
         done = run(*arguments)
         assert done.returncode == 2 and done.stderr.startswith("usage: ")
     help_text = run("--help").stdout
