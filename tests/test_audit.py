@@ -336,6 +336,7 @@ def test_a_set_with_everything_mended_names_itself_custom(custom_wheel: Path, me
     [
         (swapped, ""),
         (lambda members: {**members, KERNEL: members[KERNEL][:-8]}, ""),
+        (replacing("assets/kernel$", b"IKCFG_ST", b"IKCFG_NO"), ""),  # of its .config only the record's word is left
         (lambda members: {**members, INIT_OCI: members["supermachine_kernel/assets/smpark.ko"]}, "structure: init-oci"),
         (
             replacing("assets/smpark.ko$", b"vermagic=6", b"vermagic=5"),
