@@ -24,6 +24,7 @@ from typing import Any
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: its wheel.py would hide the package wheel
 
+from scripts import environment
 from scripts.asset_build.archive import mode_in_wheel, write_wheel
 from scripts.asset_build.check import ProvenSet, prove_structure
 from scripts.asset_build.digest import file_sha256, set_digest
@@ -32,10 +33,10 @@ from scripts.asset_build.layout import PLATFORM_TAG
 from scripts.asset_build.lock import LOCK_NAME, Lock, LockedSet, read_lock_file
 from scripts.asset_build.sbom import SBOM_FOLDER, SBOM_NAME, UNKNOWN, format_sbom, sbom_of, serial_number
 from scripts.asset_build.stage import manifest_of, manifest_source
+from scripts.environment import PROJECT
 from supermachine_kernel._assets import ASSETS, KERNEL
 from supermachine_kernel._version import VERSION
 
-PROJECT = Path(__file__).resolve().parents[1]
 PACKAGE = "supermachine_kernel"
 TAG = f"py3-none-{PLATFORM_TAG}"
 LICENCE_EXPRESSION = "Apache-2.0 AND GPL-2.0-only AND MIT"
@@ -503,4 +504,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    environment.finish(main)

@@ -30,12 +30,13 @@ from scripts.asset_build.archive import write_wheel
 from scripts.asset_build.digest import set_digest
 from scripts.asset_build.lock import LOCK_NAME, Lock, LockedAsset, LockedFile, LockedSet, format_lock
 from scripts.asset_build.sbom import format_sbom, serial_number
+from scripts.environment import PROJECT
 from supermachine_kernel._assets import ASSETS, SET
 from supermachine_kernel._version import VERSION
 from tests.support import checkout
 
 Members = dict[str, bytes]
-LOCK = audit.PROJECT / LOCK_NAME
+LOCK = PROJECT / LOCK_NAME
 UNLOCKED = Path(__file__).parent / "fixtures" / "unlocked.json"
 """A lock that locks nothing: for what is done to a custom wheel, whether or not its files are the release by now."""
 KERNEL = "supermachine_kernel/assets/kernel"

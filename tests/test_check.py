@@ -201,8 +201,9 @@ def test_build_info_of_other_files_is_not_believed(built_set: Path, tmp_path: Pa
 
 def test_broken_build_info_is_said(built_set: Path, tmp_path: Path) -> None:
     broken = tmp_path / "build-info.json"
-    broken.write_text("{")
-    assert_refused(source_with(built_set, broken), broken, "expected the build's own record in JSON")
+    for text in ("{", "[" * 100_000, "7", '{"assets": {}, "kernel_release": "\\ud800"}'):
+        broken.write_text(text)
+        assert_refused(source_with(built_set, broken), broken, "expected the build's own record in JSON")
 
 
 def test_a_locked_set_has_the_build_info_of_the_lock(built_set: Path) -> None:

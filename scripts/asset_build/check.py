@@ -98,6 +98,7 @@ def _build_info(path: Optional[Path], sha256: Mapping[str, str]) -> Optional[Map
         return None
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(info, ensure_ascii=False).encode()  # the lock takes it over: a lone surrogate cannot be written
         recorded = {name: asset["sha256"] for name, asset in info["assets"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BuildError(
