@@ -47,9 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"release.py: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(
-            f"release.py: {error.filename}: cannot be written: {error.strerror}; name another folder", file=sys.stderr
-        )
+        place = error.filename or getattr(options, "out", options.lock)  # a full disk names no file
+        print(f"release.py: {place}: cannot be read or written: {error.strerror}; name another folder", file=sys.stderr)
         return 1
     print(json.dumps(report, indent=2) if options.json else _text(report))
     return 0

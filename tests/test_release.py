@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from scripts.asset_build.lock import LOCK_NAME, LockedSet, read_lock_file
 from scripts.asset_build.sources import Source
 from supermachine_kernel._assets import ASSETS, SET
 from supermachine_kernel._version import VERSION
-from tests.support import nginx
+from tests.support import disk, nginx
 from tests.support.faulty import serve
 
 pytestmark = pytest.mark.slow
@@ -150,6 +151,22 @@ def test_misuse(arguments: list[str], message: str, project: Path) -> None:
     done = run(project, "release.py", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1].endswith(f": error: {message}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a small tmpfs in a mount namespace is of Linux")
+def test_a_full_disk(project: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    code = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)"
+    stage = [project / "scripts" / "release.py", "stage", "--out", small / "base", "--lock", tmp_path / "lock"]
+    done = disk.python_on_tmpfs(small, code, sys.executable, *stage, size="1m")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.search(
+        rf"^release\.py: {small}/base.*: cannot be read or written: No space left on device; ",
+        done.stderr,
+        re.MULTILINE,
+    )
+    assert not (tmp_path / "lock").exists()
 
 
 # --- lock ---
