@@ -65,13 +65,19 @@ class Asset:
 
     @property
     def size(self) -> int:
-        """Size in bytes, from the manifest; no file is opened. Raises AssetMissingError without a manifest."""
+        """Size in bytes, from the manifest; no file is opened.
+
+        Raises AssetMissingError without a manifest, AssetError for a damaged one.
+        """
         size: int = manifest()["assets"][self.name]["size"]
         return size
 
     @property
     def sha256(self) -> str:
-        """SHA-256 in hexadecimal, from the manifest. Raises AssetMissingError without a manifest."""
+        """SHA-256 in hexadecimal, from the manifest.
+
+        Raises AssetMissingError without a manifest, AssetError for a damaged one.
+        """
         digest: str = manifest()["assets"][self.name]["sha256"]
         return digest
 
@@ -241,14 +247,32 @@ def manifest() -> "dict[str, Any]":
     """The manifest of this installation. Raises AssetMissingError where there is none, AssetError for a damaged one."""
     if _MANIFEST is None:
         raise AssetMissingError(f"{_DIRECTORY}: expected the assets of an installed wheel, found none; {_cure()}")
-    try:
-        for asset in ASSETS:
-            entry = _MANIFEST["assets"][asset.name]
-            entry["size"] + len(entry["sha256"] + _MANIFEST["set_digest"])
-    except (KeyError, TypeError):
+    if not is_manifest(_MANIFEST):
         found = os.path.join(os.path.dirname(_DIRECTORY), "_manifest.py")
-        raise AssetError(f"{found}: expected the manifest of the four assets, found a damaged one; {_cure()}") from None
+        raise AssetError(f"{found}: expected the manifest of the four assets, found a damaged one; {_cure()}")
     return _MANIFEST
+
+
+_FIELDS = {
+    "format": int,
+    "version": str,
+    "set": str,
+    "set_digest": str,
+    "origin": str,
+    "kernel_release": str,
+    "af_tsi": bool,
+    "assets": dict,
+}
+_ASSET_FIELDS = {"size": int, "sha256": str, "mode": int}
+
+
+def is_manifest(found: "Any") -> bool:
+    """Whether every field of a manifest is there, each of its type; more may be there too."""
+    return _has(found, _FIELDS) and all(_has(found["assets"].get(asset.name), _ASSET_FIELDS) for asset in ASSETS)
+
+
+def _has(found: "Any", fields: "dict[str, type]") -> bool:
+    return type(found) is dict and all(type(found.get(name)) is kind for name, kind in fields.items())
 
 
 def installed_version() -> str:

@@ -3,7 +3,7 @@
 import os
 import stat
 
-from ._assets import ASSETS, manifest
+from ._assets import ASSETS, is_manifest, manifest
 from ._ensure import complete, problem
 from ._errors import AssetMissingError, DestinationError
 
@@ -143,7 +143,7 @@ def _read_receipt(path: "Path") -> "tuple[Optional[dict[str, Any]], Optional[str
     if content == _receipt():
         return receipt, None
     mine = f"{manifest()['version']} (set digest {manifest()['set_digest'][:16]})"
-    found = f"{receipt['version']} (set digest {str(receipt['set_digest'])[:16]})"
+    found = f"{receipt['version']} (set digest {receipt['set_digest'][:16]})"
     if found == mine:
         return None, f"{path}: expected the receipt that bundle writes, found one that was changed"
     return receipt, f"{path}: expected the set of this installation, {mine}, found {found}"
@@ -154,8 +154,6 @@ def _parse_receipt(content: "Optional[bytes]") -> "Optional[dict[str, Any]]":
 
     try:
         receipt: dict[str, Any] = json.loads(content or b"")
-        entries = [receipt["assets"][asset.name] for asset in ASSETS]
-        right = all(type(entry["size"]) is int and type(entry["sha256"]) is str for entry in entries)
-        return receipt if right and receipt["set_digest"] and receipt["version"] else None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
+    return receipt if is_manifest(receipt) else None

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import os
 import pickle
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import supermachine_kernel
-from supermachine_kernel import ASSETS, Asset
+from supermachine_kernel import ASSETS, Asset, AssetError, _assets
 from tests.support import child
 
 each_asset = pytest.mark.parametrize("asset", ASSETS, ids=[asset.name for asset in ASSETS])
@@ -107,13 +108,14 @@ def test_missing_asset_is_named_with_a_cure(asset: Asset, damaged: Path) -> None
 
 
 @each_asset
-def test_asset_of_another_size_is_never_a_short_read(asset: Asset, damaged: Path) -> None:
+def test_asset_of_another_size_is_never_read(asset: Asset, damaged: Path) -> None:
     path = damaged / "supermachine_kernel" / "assets" / asset.name
-    os.truncate(path, asset.size - 1)
     uses = ("path", "read_bytes()", "view()", "verify()", "extract_to('never')")
-    for message in child.errors_of([f"supermachine_kernel.{asset.prefix}.{use}" for use in uses], site=damaged):
-        assert message.startswith(f"AssetError: {path}: expected {asset.size} bytes, found {asset.size - 1}; ")
-        assert "pip install --force-reinstall" in message
+    for size in (0, asset.size - 1, asset.size + 1):
+        os.truncate(path, size)
+        for message in child.errors_of([f"supermachine_kernel.{asset.prefix}.{use}" for use in uses], site=damaged):
+            assert message.startswith(f"AssetError: {path}: expected {asset.size} bytes, found {size}; ")
+            assert "pip install --force-reinstall" in message
 
 
 def test_a_set_that_is_not_whole_is_not_begun(damaged: Path, tmp_path: Path) -> None:
@@ -122,15 +124,42 @@ def test_a_set_that_is_not_whole_is_not_begun(damaged: Path, tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
+DAMAGED = "expected the manifest of the four assets, found a damaged one; "
+
+
 @pytest.mark.parametrize("text", ["MANIFEST = (", "\0", "MANIFEST = {}", "MANIFEST = 1", 'MANIFEST = {"assets": {}}'])
 def test_a_damaged_manifest_is_said_when_it_is_asked_for(damaged: Path, text: str) -> None:
     path = damaged / "supermachine_kernel" / "_manifest.py"
     path.write_text(text)
     message = child.error_of("supermachine_kernel.verify()", site=damaged)
-    assert message.startswith(f"AssetError: {path}: expected the manifest of the four assets, found a damaged one; ")
+    assert message.startswith(f"AssetError: {path}: {DAMAGED}")
+    for command in (["info"], ["bundle", damaged / "never"]):
+        done = child.command_line(*command, site=damaged)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"supermachine-kernel: error: {path}: {DAMAGED}")
     done = child.command_line("doctor", site=damaged)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stderr) == (1, "")
+    assert not (damaged / "never").exists()
+
+
+def test_every_field_of_a_manifest_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = supermachine_kernel.MANIFEST
+    places: list[tuple[str, ...]] = [(name,) for name in whole]
+    places += [("assets", asset.name) for asset in ASSETS]
+    places += [("assets", asset.name, field) for asset in ASSETS for field in whole["assets"][asset.name]]
+    for *way, last in places:
+        for changes in (dict[str, object](), {last: None}, {last: 1.5}):
+            broken = parent = copy.deepcopy(whole)
+            for name in way:
+                parent = parent[name]
+            del parent[last]
+            parent.update(changes)
+            monkeypatch.setattr(_assets, "_MANIFEST", broken)
+            with pytest.raises(AssetError, match=DAMAGED):
+                supermachine_kernel.KERNEL.size  # noqa: B018
+    more = {**whole, "more": 1}
+    monkeypatch.setattr(_assets, "_MANIFEST", more)
+    assert more == supermachine_kernel.MANIFEST
 
 
 @each_asset
@@ -159,6 +188,34 @@ def test_a_folder_in_the_place_of_an_asset_is_an_asset_error(damaged: Path) -> N
     uses = ("read_bytes()", "view()", "extract_to('never')")
     for message in child.errors_of([f"supermachine_kernel.KERNEL.{use}" for use in uses], site=damaged):
         assert message.startswith(f"AssetError: {path}: expected a file of ")
+
+
+def test_a_file_in_the_place_of_the_folder_is_missing_assets(damaged: Path) -> None:
+    folder = damaged / "supermachine_kernel" / "assets"
+    shutil.rmtree(folder)
+    folder.write_text("")
+    uses = ("path", "read_bytes()", "view()", "extract_to('never')")
+    for message in child.errors_of([f"supermachine_kernel.KERNEL.{use}" for use in uses], site=damaged):
+        assert message.startswith(f"AssetMissingError: {folder / 'kernel'}: expected a file of ")
+
+
+@pytest.mark.parametrize(
+    ("version", "cure"),
+    [
+        ("0.7.62", 'pip install --force-reinstall "supermachine-kernel==0.7.62"'),
+        ("0.7.62.post1", 'pip install --force-reinstall "supermachine-kernel==0.7.62.post1"'),
+        (
+            "0.7.62+custom.0a1b2c3d",
+            "pip install --force-reinstall, with the file of the wheel: PyPI has no custom builds",
+        ),
+    ],
+)
+def test_the_cure_is_that_very_build(version: str, cure: str, damaged: Path) -> None:
+    manifest = damaged / "supermachine_kernel" / "_manifest.py"
+    manifest.write_text(manifest.read_text().replace(repr(supermachine_kernel.__version__), repr(version)))
+    (damaged / "supermachine_kernel" / "assets" / "kernel").unlink()
+    message = child.error_of("supermachine_kernel.KERNEL.path", site=damaged)
+    assert f"; install the wheel again ({cure}), or in a checkout " in message
 
 
 def test_frozen_app_without_its_data_is_told_to_collect_it(damaged: Path) -> None:
@@ -220,15 +277,27 @@ supermachine_kernel.verify()
             assert message.startswith(f"AssetInArchiveError: {archive}")
             assert "read_bytes(), extract_to() and ensure_assets() work from here" in message
 
-    def test_missing_member_is_named(self, archive: Path, tmp_path: Path) -> None:
-        smaller = tmp_path / "smaller.zip"
-        with zipfile.ZipFile(archive) as old, zipfile.ZipFile(smaller, "w") as new:
+    def with_init_oci(self, archive: Path, *contents: bytes) -> Path:
+        """A copy of `archive` whose member init-oci is that, or is not there."""
+        changed = archive.with_name("changed.zip")
+        with zipfile.ZipFile(archive) as old, zipfile.ZipFile(changed, "w") as new:
             for name in old.namelist():
-                if not name.endswith("init-oci"):
-                    new.writestr(name, old.read(name))
-        message = child.error_of("supermachine_kernel.INIT_OCI.read_bytes()", site=smaller)
+                for content in contents if name.endswith("init-oci") else [old.read(name)]:
+                    new.writestr(name, content)
+        return changed
+
+    def test_missing_member_is_named(self, archive: Path) -> None:
+        message = child.error_of("supermachine_kernel.INIT_OCI.read_bytes()", site=self.with_init_oci(archive))
         assert message.startswith("AssetMissingError: ")
         assert f"{os.path.join('assets', 'init-oci')}: expected a file of" in message
+
+    @pytest.mark.parametrize("size", [0, supermachine_kernel.INIT_OCI.size - 1, supermachine_kernel.INIT_OCI.size + 1])
+    def test_member_of_another_size_is_never_read(self, size: int, archive: Path) -> None:
+        site = self.with_init_oci(archive, bytes(size))
+        uses = ("read_bytes()", "view()", "verify()", "extract_to('never')")
+        for message in child.errors_of([f"supermachine_kernel.INIT_OCI.{use}" for use in uses], site=site):
+            assert message.startswith("AssetError: ")
+            assert f": expected {supermachine_kernel.INIT_OCI.size} bytes, found {size}; " in message
 
 
 def flip(path: Path, offset: int) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import stat
+import tempfile
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from supermachine_kernel import ASSETS, MANIFEST, DestinationError
-from supermachine_kernel._bundle import RECEIPT, bundle, check, folder_of
+from supermachine_kernel._bundle import RECEIPT, bundle, check, folder_of, is_foreign
 from tests.support import child
 
 NAMES = [asset.name for asset in ASSETS]
@@ -34,6 +38,14 @@ def test_an_app_gets_the_set_into_its_resources(app: Path) -> None:
     assert json.loads((resources / RECEIPT).read_text()) == MANIFEST
     assert stat.S_IMODE((resources / RECEIPT).stat().st_mode) == 0o644
     assert check(folder_of(app)) == dict.fromkeys([RECEIPT, *NAMES])
+
+
+def test_an_app_is_one_in_capitals_too(app: Path) -> None:
+    """The file systems of macOS tell no case, as a rule, nor does LaunchServices."""
+    shouting = app.rename(app.with_suffix(".APP"))
+    assert folder_of(shouting) == shouting / "Contents" / "Resources"
+    with pytest.raises(DestinationError, match="name the app"):
+        folder_of(shouting / "CONTENTS")
 
 
 def test_any_folder_gets_it_as_it_is(tmp_path: Path) -> None:
@@ -89,6 +101,26 @@ def test_somebody_elses_manifest_is_not_replaced(app: Path) -> None:
         bundle(app)
     assert os.listdir(theirs.parent) == [RECEIPT]
     assert "My App" in theirs.read_text()
+
+
+def test_a_link_in_a_receipts_place_is_replaced_not_followed(tmp_path: Path) -> None:
+    bundle(tmp_path / "one")
+    bundle(tmp_path / "two")
+    (tmp_path / "two" / RECEIPT).unlink()
+    (tmp_path / "two" / RECEIPT).symlink_to(tmp_path / "one" / RECEIPT)
+    assert bundle(tmp_path / "two") == {**dict.fromkeys(NAMES, "kept"), RECEIPT: "written"}
+    assert not (tmp_path / "two" / RECEIPT).is_symlink()
+    assert not any(check(tmp_path / "two").values())
+
+
+def test_a_link_to_nothing_is_no_receipt(tmp_path: Path) -> None:
+    bundle(tmp_path)
+    (tmp_path / RECEIPT).unlink()
+    (tmp_path / RECEIPT).symlink_to("nowhere")
+    with pytest.raises(DestinationError, match=REFUSED):
+        bundle(tmp_path)
+    assert "found something else" in str(check(tmp_path)[RECEIPT])
+    assert os.readlink(tmp_path / RECEIPT) == "nowhere"
 
 
 def large(path: Path) -> None:
@@ -152,7 +184,12 @@ for use in (bundle, lambda folder: check(folder_of(folder))):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b"[]", b"\xff\xfe", b"null", b"[" * 100_000, b'{"assets": {"kernel": {"size": "1"}}}']
+    "content",
+    [
+        *(b"", b"{}", b"[]", b"\xff\xfe", b"null", b"[" * 100_000, b'{"assets": {"kernel": {"size": "1"}}}'),
+        json.dumps({**MANIFEST, "version": 1}).encode(),
+        json.dumps({name: value for name, value in MANIFEST.items() if name != "set_digest"}).encode(),
+    ],
 )
 def test_a_damaged_receipt_is_found_and_the_files_are_still_checked(content: bytes, tmp_path: Path) -> None:
     bundle(tmp_path)
@@ -162,6 +199,37 @@ def test_a_damaged_receipt_is_found_and_the_files_are_still_checked(content: byt
     assert found[RECEIPT] == f"{tmp_path / RECEIPT}: expected the receipt that bundle writes, found something else"
     assert "found nothing" in str(found["smpark.ko"])
     assert [name for name in NAMES if found[name]] == ["smpark.ko"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from([*MANIFEST, *NAMES]), inner),
+)
+
+
+@st.composite
+def almost_receipts(draw: st.DrawFn) -> Any:
+    """The manifest with something else in the place of one thing, or of more, that it says."""
+    receipt = copy.deepcopy(MANIFEST)
+    for _ in range(draw(st.integers(0, 3))):
+        parent = receipt
+        for name in draw(st.sampled_from([[], ["assets"], *(["assets", name] for name in NAMES)])):
+            parent = parent[name] if isinstance(parent.get(name), dict) else parent
+        parent[draw(st.sampled_from(sorted(parent)) | st.text()) if parent else ""] = draw(JSON)
+    return receipt
+
+
+@given(content=st.binary() | (JSON | almost_receipts()).map(lambda each: json.dumps(each).encode()))
+@settings(deadline=None)
+def test_any_content_is_a_receipt_or_not_one(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        receipt = Path(name, RECEIPT)
+        receipt.write_bytes(content)
+        found = check(Path(name))
+        assert list(found) == [RECEIPT, *NAMES]
+        assert is_foreign(receipt) == ("found something else" in str(found[RECEIPT]))
+        if not found[RECEIPT]:
+            assert json.loads(content) == MANIFEST
 
 
 def test_a_changed_receipt_does_not_cover_a_changed_file(tmp_path: Path) -> None:
