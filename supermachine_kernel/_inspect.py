@@ -120,8 +120,9 @@ def inspect_module(data: Buffer, name: str = "smpark.ko") -> str:
     if elf.type != _ET_REL:
         raise _wrong(name, "a kernel module", _ELF_TYPES.get(elf.type, "no relocatable file"), _MODULE_CURE)
     sections = _read_sections(data, elf, name)
-    if b".gnu.linkonce.this_module" not in sections or b".modinfo" not in sections:
-        raise _wrong(name, "a kernel module", "a relocatable file without .modinfo", _MODULE_CURE)
+    for section in (b".modinfo", b".gnu.linkonce.this_module"):
+        if section not in sections:
+            raise _wrong(name, "a kernel module", f"a relocatable file without {section.decode()}", _MODULE_CURE)
     for item in bytes(sections[b".modinfo"]).split(b"\0"):
         key, _, value = item.partition(b"=")
         if key == b"vermagic" and _VERMAGIC.fullmatch(value):
@@ -163,7 +164,10 @@ def _read_elf(data: Buffer, name: str, expected: str, cure: str) -> _Elf:
         (shoff, shentsize, shnum, _SECTION_HEADER),
     ):
         end = offset + entry_size * count
-        if count and (entry_size < shape.size or end > len(data)):
+        if count and entry_size != shape.size:  # Linux loads no other (fs/binfmt_elf.c, kernel/module/main.c)
+            found = f"{entry_size} bytes"
+            raise _wrong(name, f"header tables of {shape.size} bytes an entry", found, "it is damaged: copy it again")
+        if count and end > len(data):
             raise _wrong(
                 name, f"header tables up to byte {end}", f"{len(data)} bytes", "it is truncated: copy it again"
             )

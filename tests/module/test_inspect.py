@@ -44,6 +44,10 @@ STARTS = [
 ]
 
 
+# e_phoff, e_shoff; e_phentsize, e_phnum, e_shentsize, e_shnum, e_shstrndx.
+FIELDS = [("<Q", 32), ("<Q", 40), ("<H", 54), ("<H", 56), ("<H", 58), ("<H", 60), ("<H", 62)]
+
+
 class TestReal:
     def test_kernel(self) -> None:
         facts = inspect_kernel(KERNEL.read_bytes())
@@ -92,6 +96,19 @@ class TestAnyBytes:
             offset = min(near + data.draw(st.integers(0, 256)), len(content) - 8)
             value = data.draw(st.one_of(st.binary(min_size=1, max_size=8), st.just(b"\xff" * 8), st.just(b"\0" * 8)))
             content[offset : offset + len(value)] = value
+        facts_or_inspection_error(inspect, bytes(content))
+
+    @each_inspector
+    @given(data=st.data())
+    @quickly
+    def test_header_fields_of_any_value(self, inspect: Inspector, data: st.DataObject) -> None:
+        """What the header says of its tables: where they are, of how many entries and of what size."""
+        content = bytearray(data.draw(st.sampled_from([dynamic((0x6FFFFFFB, 0x08000000)), MODULE])))
+        edges = [0, 1, len(content) - 1, len(content), 0xFFFF, 2**63, 2**64 - 1]
+        value = st.sampled_from([0, 1, 2, 55, 56, 57, 63, 64, 65, 0xFFFE, 0xFFFF]) | st.integers(0, 2**16 - 1)
+        for shape, offset in data.draw(st.lists(st.sampled_from(FIELDS), min_size=1, max_size=3, unique=True)):
+            drawn = data.draw(value if shape == "<H" else st.sampled_from(edges) | st.integers(0, 2**64 - 1))
+            struct.pack_into(shape, content, offset, drawn)
         facts_or_inspection_error(inspect, bytes(content))
 
     @each_inspector
@@ -157,6 +174,12 @@ class TestNotAKernel:
         message = refused(inspect_kernel, KERNEL.read_bytes()[: facts.image_size // 2 - 1])
         assert f"found {facts.image_size // 2 - 1} of {facts.image_size} bytes" in message
 
+    def test_half_of_its_image_size_is_the_least(self) -> None:
+        """In memory a kernel takes up more than its file; less than half of that is a truncated one, banner or not."""
+        early = SMALL_KERNEL[:64] + BANNER + SMALL_KERNEL[64:]
+        assert inspect_kernel(early[:2048]).image_size == 4096
+        assert "found 2047 of 4096 bytes; it is truncated" in refused(inspect_kernel, early[:2047])
+
     def test_longer_than_its_image_size(self) -> None:
         facts = inspect_kernel(KERNEL.read_bytes())
         data = KERNEL.read_bytes().ljust(facts.image_size, b"\0")
@@ -181,6 +204,9 @@ class TestNotAProgram:
             (18, b"\xf3\0", "found an ELF for RISC-V"),
             (24, b"\0" * 8, "expected an entry point in an executable segment, found 0x0 in none"),
             (32, b"\xff" * 8, "it is truncated: copy it again"),
+            (54, b"\0\0", "expected header tables of 56 bytes an entry, found 0 bytes; it is damaged: copy it again"),
+            (54, b"\x37\0", "expected header tables of 56 bytes an entry, found 55 bytes"),
+            (54, b"\x39\0", "expected header tables of 56 bytes an entry, found 57 bytes"),
         ],
     )
     def test_header(self, offset: int, value: bytes, found: str) -> None:
@@ -213,6 +239,13 @@ class TestNotAProgram:
         assert "needs shared libraries" in refused(INSPECTORS["program"], dynamic(needed, pie, end))
         INSPECTORS["program"](dynamic(pie, end, needed))
 
+    def test_an_entry_point_where_nothing_is_executed(self) -> None:
+        program = dynamic((0x6FFFFFFB, 0x08000000))
+        INSPECTORS["program"](program)
+        readable = patched(program, 64 + 4, struct.pack("<I", 4))  # p_flags of the first segment: PF_R
+        message = refused(INSPECTORS["program"], readable)
+        assert "expected an entry point in an executable segment, found 0x40 in none" in message
+
     def test_truncated_in_a_segment(self) -> None:
         assert "it is truncated: copy it again" in refused(INSPECTORS["program"], PROGRAM[: len(PROGRAM) // 4])
 
@@ -224,9 +257,29 @@ class TestNotAModule:
     def test_truncated(self) -> None:
         assert "it is truncated: copy it again" in refused(inspect_module, MODULE[:-1])
 
-    def test_without_modinfo(self) -> None:
-        data = MODULE.replace(b"\0.modinfo\0", b"\0.xxxinfo\0")
-        assert "a relocatable file without .modinfo" in refused(inspect_module, data)
+    @pytest.mark.parametrize("section", [".modinfo", ".gnu.linkonce.this_module"])
+    def test_without_what_makes_a_module(self, section: str) -> None:
+        at = MODULE.index(section.encode() + b"\0")
+        data = patched(MODULE, at + 1, b"x")
+        assert f"a relocatable file without {section}; " in refused(inspect_module, data)
+
+    def test_without_the_names_of_its_sections(self) -> None:
+        count = MODULE[60:62]
+        assert "expected a table of section names, found none" in refused(inspect_module, patched(MODULE, 62, count))
+
+    @pytest.mark.parametrize("size", [0, 63, 65])
+    def test_headers_of_another_size(self, size: int) -> None:
+        message = refused(inspect_module, patched(MODULE, 58, struct.pack("<H", size)))
+        assert f"expected header tables of 64 bytes an entry, found {size} bytes; it is damaged" in message
+
+    def test_what_a_section_takes_up_in_memory_alone_is_not_in_the_file(self) -> None:
+        """A .bss of a terabyte (SHT_NOBITS), beside the same of a section with content (SHT_PROGBITS)."""
+        start, count = struct.unpack_from("<Q", MODULE, 40)[0], struct.unpack_from("<H", MODULE, 60)[0]
+        headers = range(start, start + 64 * count, 64)
+        bss = next(at for at in headers if MODULE[at + 4] == 8)
+        in_memory = patched(MODULE, bss + 32, struct.pack("<Q", 1 << 40))
+        assert inspect_module(in_memory) == inspect_module(MODULE)
+        assert "it is truncated" in refused(inspect_module, patched(in_memory, bss + 4, struct.pack("<I", 1)))
 
     @pytest.mark.parametrize("value", [b"\0", b" \0", b"\x1c\0", b"\xff6.12\0", b"6.12\n\0"])
     def test_without_a_sensible_vermagic(self, value: bytes) -> None:
