@@ -119,20 +119,20 @@ def _module() -> Finding:
 def _lockstep() -> Finding:
     from importlib import metadata
 
-    from ._lockstep import require_version
+    from ._lockstep import release_of, require_version
 
     subject, mine = "library", f"supermachine-kernel {installed_version()}"
     try:
         version = metadata.version("supermachine")
     except metadata.PackageNotFoundError:
         return Finding(subject, OK, "no distribution supermachine beside this one: nothing to be in step with")
+    release = release_of(version or "")  # metadata may be without one
+    if release is None:
+        return Finding(subject, BAD, f"supermachine {version}, {mine}", "install a released version of supermachine")
     try:
-        release = version.partition("+")[0].partition(".post")[0]
         require_version(release)
     except LockstepError:
         return Finding(subject, BAD, f"supermachine {version}, {mine}", f'pip install "supermachine-kernel=={release}"')
-    except (ValueError, AttributeError):  # AttributeError: metadata without a version
-        return Finding(subject, BAD, f"supermachine {version}, {mine}", "install a released version of supermachine")
     return Finding(subject, OK, f"in step: supermachine {version}, {mine}")
 
 

@@ -5,6 +5,7 @@ import stat
 
 from ._assets import ASSETS, Asset, installed_version, manifest
 from ._errors import DestinationError
+from ._lockstep import release_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def default_directory() -> "Path":
         data = os.path.join(_home(), ".local", "share")
     version = installed_version()
     if "+" not in version:
-        version = version.partition(".post")[0]  # the wheel anew, its assets those of the release
+        version = release_of(version) or version  # a post-release: the wheel anew, its assets those of the release
     return Path(data, "supermachine", f"v{version}")
 
 

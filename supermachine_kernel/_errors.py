@@ -26,7 +26,7 @@ class InspectionError(SupermachineKernelError, ValueError):
 
 
 class DestinationError(SupermachineKernelError, OSError):
-    """A file cannot be put in its place; `errno` and `filename` are those of the system's error."""
+    """A file cannot be put in its place; `errno` and `filename` are the system's where it raised, else None."""
 
 
 class DestinationMissingError(DestinationError, FileNotFoundError):

@@ -7,6 +7,7 @@ from ._assets import in_archive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from importlib.metadata import Distribution
     from typing import Optional
 
 _DIRECTORY = os.path.dirname(os.path.abspath(__file__))
@@ -83,20 +84,20 @@ def _installed() -> str:
     for found in metadata.distributions(name="supermachine-kernel"):
         if _same(str(found.locate_file("supermachine_kernel")), _DIRECTORY) and found.read_text("WHEEL"):
             return "wheel"
-        if _editable_project(found.read_text("direct_url.json")) == os.path.realpath(parent):
+        if _editable_project(found) == os.path.realpath(parent):
             return "editable"
     return "checkout" if os.path.isfile(os.path.join(parent, "setup.cfg")) else "copy"
 
 
-def _editable_project(direct_url: "Optional[str]") -> "Optional[str]":
+def _editable_project(found: "Distribution") -> "Optional[str]":
     import json
     from urllib.parse import unquote, urlsplit
 
     try:
-        record = json.loads(direct_url or "{}")
+        record = json.loads(found.read_text("direct_url.json") or "{}")
         if record.get("dir_info", {}).get("editable"):
             return os.path.realpath(unquote(urlsplit(record["url"]).path))
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):  # not what PEP 610 says
         pass
     return None
 

@@ -17,17 +17,18 @@ def require_version(version: str) -> None:
     """
     from ._assets import installed_version
 
-    if _release(version) != version:
+    if release_of(version) != version:
         raise ValueError(f"expected a release version X.Y.Z, found {version!r}; pass e.g. {VERSION!r}")
     found = installed_version()
-    if _release(found) != version:
+    if release_of(found) != version:
         raise LockstepError(
             f"expected supermachine-kernel {version}, found {found}: snapshots are keyed to the kernel build; "
             f'run: pip install "supermachine-kernel=={version}"'
         )
 
 
-def _release(version: str) -> "Optional[str]":
+def release_of(version: str) -> "Optional[str]":
+    """The release X.Y.Z that `version` is, or is a build of; None for a pre-release and what is no version."""
     import re
 
     # PEP 440 in its normal form, which is how a build writes its version.

@@ -8,14 +8,18 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 import supermachine_kernel
-from supermachine_kernel import ASSETS, KERNEL, MANIFEST, SMPARK_KO
+from supermachine_kernel import ASSETS, KERNEL, MANIFEST, SMPARK_KO, _form
 from supermachine_kernel._form import DESCRIPTIONS
 from tests.support import child
 
@@ -90,6 +94,14 @@ def test_each_asset_is_looked_at(asset: supermachine_kernel.Asset, damaged: Path
     assert found[asset.name]["cure"].startswith("install the wheel again (pip install --force-reinstall")
 
 
+def test_a_missing_module_is_one_finding(damaged: Path) -> None:
+    (damaged / "supermachine_kernel" / "assets" / "smpark.ko").unlink()
+    status, found = doctor(damaged)
+    assert status == 1
+    assert [subject for subject, finding in found.items() if finding["status"] == "bad"] == ["smpark.ko"]
+    assert list(found) == [subject for subject in SUBJECTS if subject != "kernel and module"]
+
+
 def test_no_manifest(damaged: Path) -> None:
     (damaged / "supermachine_kernel" / "_manifest.py").unlink()
     status, found = doctor(damaged)
@@ -151,15 +163,18 @@ def test_af_tsi_is_read_from_the_image(damaged: Path) -> None:
     [
         ("{same}", "ok", None),
         ("{same}+local", "ok", None),
+        ("{same}.post1", "ok", None),
+        ("{same}.post1+local", "ok", None),
+        ("0.1.2.post3", "bad", 'pip install "supermachine-kernel==0.1.2"'),
         ("0.1.2", "bad", 'pip install "supermachine-kernel==0.1.2"'),
         ("{same}rc1", "bad", "install a released version of supermachine"),
     ],
 )
 def test_an_installed_library_of_another_version(version: str, status: str, cure: str | None, damaged: Path) -> None:
     version = version.format(same=supermachine_kernel.__version__.partition("+")[0])
-    metadata = damaged / f"supermachine-{version}.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: supermachine\nVersion: {version}\n")
+    folder = damaged / f"supermachine-{version}.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: supermachine\nVersion: {version}\n")
     exit_status, found = doctor(damaged)
     assert (found["library"]["status"], found["library"]["cure"]) == (status, cure)
     assert f"supermachine {version}, supermachine-kernel {supermachine_kernel.__version__}" in found["library"]["found"]
@@ -189,7 +204,8 @@ class TestPlace:
         assert status == 1
         assert "found 'relative' for HOME" in found["ensure_assets"]["found"]
 
-    def test_a_folder_that_may_not_be_written_to(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("mode", [0o555, 0o666])
+    def test_a_folder_that_may_not_be_written_to(self, mode: int, tmp_path: Path) -> None:
         """Root may write everywhere, so the question is asked as nobody, when all that it needs is imported."""
         program = """\
 import json, os
@@ -198,12 +214,20 @@ list(_doctor.examine())
 os.geteuid() or os.setuid(65534)
 print(json.dumps([finding._asdict() for finding in _doctor.examine()][-1]))
 """
-        tmp_path.chmod(0o555)
+        tmp_path.chmod(mode)
         done = child.python(program, XDG_DATA_HOME=str(tmp_path))
         tmp_path.chmod(0o755)
         found = json.loads(done.stdout)
         assert found["status"] == "bad"
         assert " is not a folder that may be written to" in found["found"]
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3))
+URLS = JSON | st.text().map("file://{}".format)
+DIRECT_URLS = st.binary() | (
+    JSON
+    | st.fixed_dictionaries({}, optional={"url": URLS, "dir_info": JSON | st.fixed_dictionaries({"editable": JSON})})
+).map(lambda record: json.dumps(record).encode())
 
 
 class TestForm:
@@ -220,13 +244,13 @@ class TestForm:
         assert self.form(installed) == "wheel"
 
     def test_copy(self, damaged: Path) -> None:
-        for metadata in damaged.glob("*.dist-info"):
-            shutil.rmtree(metadata)
+        for folder in damaged.glob("*.dist-info"):
+            shutil.rmtree(folder)
         assert self.form(damaged) == "copy"
 
     def test_a_copy_before_a_wheel_is_a_copy(self, damaged: Path, installed: Path) -> None:
-        for metadata in damaged.glob("*.dist-info"):
-            shutil.rmtree(metadata)
+        for folder in damaged.glob("*.dist-info"):
+            shutil.rmtree(folder)
         done = child.python(
             "import sys; sys.path.append(sys.argv[1]); from supermachine_kernel._form import form; print(form())",
             installed,
@@ -235,25 +259,43 @@ class TestForm:
         assert done.stdout.strip() == "copy", done.stderr
 
     def test_checkout(self, damaged: Path) -> None:
-        for metadata in damaged.glob("*.dist-info"):
-            shutil.rmtree(metadata)
+        for folder in damaged.glob("*.dist-info"):
+            shutil.rmtree(folder)
         (damaged / "setup.cfg").write_text("")
         assert self.form(damaged) == "checkout"
 
     def test_editable(self, damaged: Path, tmp_path: Path) -> None:
         """As pip records it (PEP 610), with the package found through the path."""
-        (metadata,) = damaged.glob("*.dist-info")
+        (folder,) = damaged.glob("*.dist-info")
         site = tmp_path / "elsewhere"
         site.mkdir()
-        metadata = metadata.rename(site / metadata.name)
-        (metadata / "RECORD").unlink()
-        (metadata / "direct_url.json").write_text(json.dumps({"url": damaged.as_uri(), "dir_info": {"editable": True}}))
+        folder = folder.rename(site / folder.name)
+        (folder / "RECORD").unlink()
+        (folder / "direct_url.json").write_text(json.dumps({"url": damaged.as_uri(), "dir_info": {"editable": True}}))
         done = child.python(
             "import sys; sys.path.append(sys.argv[1]); from supermachine_kernel._form import form; print(form())",
             damaged,
             site=site,
         )
         assert done.stdout.strip() == "editable", done.stderr
+
+    @given(content=DIRECT_URLS)
+    @example(b'{"url": ["x"], "dir_info": {"editable": true}}')
+    @example(b"[" * 100_000)
+    @example(b"\xff")
+    @settings(deadline=None)
+    def test_any_direct_url_is_of_a_project_or_not(self, content: bytes) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            Path(name, "direct_url.json").write_bytes(content)
+            project = _form._editable_project(metadata.PathDistribution(Path(name)))
+        assert project is None or os.path.isabs(project)
+
+    def test_a_damaged_direct_url_is_no_traceback(self, damaged: Path) -> None:
+        (damaged / "setup.cfg").write_text("")
+        (folder,) = damaged.glob("*.dist-info")
+        (folder / "WHEEL").unlink()
+        (folder / "direct_url.json").write_text('{"url": ["x"], "dir_info": {"editable": true}}')
+        assert self.form(damaged) == "checkout"
 
     def test_zip(self, installed: Path, tmp_path: Path) -> None:
         archive = tmp_path / "packages.zip"
