@@ -20,10 +20,27 @@ from tests.support import child
 
 
 @pytest.fixture(scope="session")
-def schema(project: Path) -> dict[str, Any]:
+def published(project: Path) -> dict[str, Any]:
     document: dict[str, Any] = json.loads((project / "docs" / "cli.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(document)
     return document
+
+
+@pytest.fixture(scope="session")
+def schema(published: dict[str, Any]) -> dict[str, Any]:
+    """The published one, which lets a later version add fields, without that: this version has what it describes."""
+    strict: dict[str, Any] = json.loads(json.dumps(published))
+    for definition in strict["$defs"].values():
+        forbid_more(definition)
+    return strict
+
+
+def forbid_more(schema: Any) -> None:
+    if isinstance(schema, dict):
+        if "required" in schema:
+            schema["additionalProperties"] = False
+        for each in schema.values():
+            forbid_more(each)
 
 
 @pytest.fixture
@@ -79,11 +96,25 @@ def test_the_schema_knows_every_command_form_and_finding(schema: dict[str, Any])
     assert schema["properties"]["format"]["const"] == program.FORMAT
 
 
-@pytest.mark.parametrize("change", [{"format": 2}, {"command": "infos"}, {"more": 1}, {"path": 1}])
-def test_the_schema_refuses_what_it_does_not_describe(change: dict[str, Any], schema: dict[str, Any]) -> None:
+@pytest.mark.parametrize("change", [{"format": 2}, {"command": "infos"}, {"path": 1}])
+def test_the_schema_refuses_what_it_does_not_describe(change: dict[str, Any], published: dict[str, Any]) -> None:
     document = {**json.loads(child.command_line("path", "--json").stdout), **change}
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(document, schema)
+        jsonschema.validate(document, published)
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["path"], ["verify"], ["doctor"]], ids=" ".join)
+def test_a_field_more_is_of_the_same_format(
+    arguments: list[str], published: dict[str, Any], schema: dict[str, Any]
+) -> None:
+    document = json.loads(child.command_line(*arguments, "--json").stdout)
+    inner = {"info": ("assets", "kernel"), "verify": ("files", 0), "doctor": ("findings", 0)}.get(arguments[0])
+    for parent in (document, *([document[inner[0]][inner[1]]] if inner else [])):
+        parent["more"] = 1
+        jsonschema.validate(document, published)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(document, schema)
+        del parent["more"]
 
 
 class TestCompletion:
