@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -17,7 +18,15 @@ from pathlib import Path
 import pytest
 
 import supermachine_kernel
-from supermachine_kernel import ASSETS, KERNEL, DestinationError, DestinationIsDirectoryError, _extract, ensure_assets
+from supermachine_kernel import (
+    ASSETS,
+    KERNEL,
+    Asset,
+    DestinationError,
+    DestinationIsDirectoryError,
+    _extract,
+    ensure_assets,
+)
 from tests.support import child, disk
 
 VERSION = supermachine_kernel.__version__
@@ -81,6 +90,7 @@ class TestPlace:
         [
             ("0.7.62", "v0.7.62"),
             ("0.7.62.post1", "v0.7.62"),
+            ("0.7.62.post1.dev1", "v0.7.62.post1.dev1"),
             ("0.7.62+custom.0123abcd", "v0.7.62+custom.0123abcd"),
             ("0.7.62.post1+custom.0123abcd", "v0.7.62.post1+custom.0123abcd"),
         ],
@@ -304,6 +314,24 @@ print([os.waitpid(child, 0)[1] for child in children].count(0))
         done = child.python(program, tmp_path / "a" / "set")
         assert done.stdout.strip() == "64", done.stderr
         assert_whole(tmp_path / "a" / "set")
+
+    def test_another_was_faster(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What it put there is right, though it may not be replaced: it is of another user, in a sticky folder."""
+        place = Asset.place
+
+        def overtaken(asset: Asset, target: Path, *, mode: int | None, durable: bool = False) -> None:
+            place(asset, target, mode=0o600, durable=durable)
+            if asset is KERNEL and not right:
+                os.truncate(target, 1)
+            raise DestinationError(errno.EPERM, f"{target}: not yours", str(target))
+
+        monkeypatch.setattr(Asset, "place", overtaken)
+        right = True
+        ensure_assets(tmp_path / "right")
+        assert_whole(tmp_path / "right")
+        right = False
+        with pytest.raises(DestinationError, match=f"{tmp_path / 'wrong' / 'kernel'}: not yours"):
+            ensure_assets(tmp_path / "wrong")
 
     def test_a_writer_that_sleeps_for_hours_while_another_completes_and_sweeps(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -27,6 +27,7 @@ from supermachine_kernel import (
     DestinationError,
     DestinationIsDirectoryError,
     DestinationMissingError,
+    _extract,
 )
 from tests.support import child, disk
 
@@ -48,6 +49,20 @@ def test_extract_puts_the_content_there_and_returns_the_path(asset: Asset, tmp_p
     assert asset.extract_to(str(tmp_path / "file")) == tmp_path / "file"
     assert (tmp_path / "file").read_bytes() == asset.read_bytes()
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("difference", [-1, 1])
+def test_a_source_that_changed_its_size_goes_nowhere(difference: int, tmp_path: Path) -> None:
+    """As an installation does that is replaced while it is copied."""
+    (tmp_path / "file").write_text("mine")
+    size = SMPARK_KO.size + difference
+    with SMPARK_KO.path.open("rb") as reader, pytest.raises(DestinationError) as refused:
+        _extract.place_file(reader, tmp_path / "file", size=size)
+    assert str(refused.value).startswith(
+        f"{tmp_path / 'file'}: expected to write {size} bytes, wrote {SMPARK_KO.size}: the source changed meanwhile; "
+    )
+    assert os.listdir(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 @each_asset

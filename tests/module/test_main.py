@@ -348,6 +348,31 @@ class TestOutput:
         done = shell(f"{command} 2>&-")
         assert (done.returncode, done.stdout) == (status, "")
 
+    def test_what_is_wrong_comes_after_the_table_of_it(self, tmp_path: Path) -> None:
+        """Where both go to one place, as in a CI's log; the one is buffered there, the other is not."""
+        done = shell(f"verify {tmp_path} 2>&1")
+        assert done.returncode == 1
+        lines = done.stdout.splitlines()
+        assert [line.split() for line in lines[:4]] == [[name, "bad"] for name in NAMES]
+        assert all(line.startswith("supermachine-kernel: error: ") for line in lines[4:])
+        assert len(lines) == 8
+
+    def test_ctrl_c_is_one_line_and_1(self, tmp_path: Path) -> None:
+        """It comes when the kernel is opened."""
+        program = """\
+import os, signal, sys
+from supermachine_kernel.__main__ import main
+def hook(name, arguments):
+    if name == "open" and str(arguments[0]).endswith(os.path.join("assets", "kernel")):
+        signal.raise_signal(signal.SIGINT)
+sys.addaudithook(hook)
+sys.exit(main(["extract", sys.argv[1]]))
+"""
+        done = child.python(program, tmp_path)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == "supermachine-kernel: error: interrupted\n"
+        assert os.listdir(tmp_path) == []
+
     @pytest.mark.parametrize(("encoding", "written"), [("utf-8", "\u00fc"), ("ascii", "\\xfc")])
     def test_a_name_that_the_terminal_cannot_show(self, encoding: str, written: str, tmp_path: Path) -> None:
         folder = tmp_path / "\u00fc"
