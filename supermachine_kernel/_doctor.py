@@ -151,7 +151,7 @@ def _place() -> Finding:
     except AssetError:  # no manifest to compare with; the assets' own findings say so
         pass
     there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
-    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+    if os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK):
         return Finding(subject, OK, f"{folder}: to be {'completed' if there == folder else 'made'} on the first call")
     cure = "set HOME or XDG_DATA_HOME to a place you may write to, or pass a directory"
     return Finding(subject, BAD, f"{folder}: {there} is not a folder that may be written to", cure)

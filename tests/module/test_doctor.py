@@ -204,22 +204,42 @@ class TestPlace:
         assert status == 1
         assert "found 'relative' for HOME" in found["ensure_assets"]["found"]
 
-    @pytest.mark.parametrize("mode", [0o555, 0o666])
-    def test_a_folder_that_may_not_be_written_to(self, mode: int, tmp_path: Path) -> None:
-        """Root may write everywhere, so the question is asked as nobody, when all that it needs is imported."""
+    def as_nobody(self, folder: Path, place: str) -> tuple[str, str]:
+        """Root may look and write everywhere, so the question is asked as nobody, with all that it needs imported.
+
+        The way there may be closed to him too, so he is already in `folder`.
+        """
         program = """\
-import json, os
-from supermachine_kernel import _doctor
+import json, os, pathlib, sys
+from supermachine_kernel import _doctor, _ensure
 list(_doctor.examine())
+os.chdir(sys.argv[1])
 os.geteuid() or os.setuid(65534)
-print(json.dumps([finding._asdict() for finding in _doctor.examine()][-1]))
+_ensure.default_directory = lambda: pathlib.Path(sys.argv[2])
+print(json.dumps(_doctor._place()))
 """
-        tmp_path.chmod(mode)
-        done = child.python(program, XDG_DATA_HOME=str(tmp_path))
-        tmp_path.chmod(0o755)
-        found = json.loads(done.stdout)
-        assert found["status"] == "bad"
-        assert " is not a folder that may be written to" in found["found"]
+        folder.chmod(0o755)
+        done = child.python(program, folder, place)
+        assert done.stderr == ""
+        _, status, found, _ = json.loads(done.stdout)
+        return status, found
+
+    @pytest.mark.parametrize(("mode", "status"), [(0o777, "ok"), (0o555, "bad"), (0o666, "bad")])
+    def test_a_folder_that_may_not_be_written_to(self, mode: int, status: str, tmp_path: Path) -> None:
+        (tmp_path / "some").mkdir()
+        (tmp_path / "some").chmod(mode)
+        found = self.as_nobody(tmp_path, "some/place")
+        (tmp_path / "some").chmod(0o755)
+        said = {"ok": "to be made on the first call", "bad": "some is not a folder that may be written to"}
+        assert found == (status, f"some/place: {said[status]}")
+
+    def test_a_link_to_what_may_not_be_looked_at(self, tmp_path: Path) -> None:
+        (tmp_path / "closed" / "folder").mkdir(parents=True)
+        (tmp_path / "link").symlink_to(Path("closed", "folder"))
+        (tmp_path / "closed").chmod(0)
+        found = self.as_nobody(tmp_path, "link/place")
+        (tmp_path / "closed").chmod(0o755)
+        assert found == ("bad", "link/place: link is not a folder that may be written to")
 
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3))
