@@ -279,9 +279,9 @@ class TestBundle:
 
 
 def shell(command: str) -> subprocess.CompletedProcess[str]:
-    """The command line with the redirections of a shell."""
+    """The command line with the redirections of a shell, its output buffered as it is by default."""
     start = ["sh", "-c", f'exec "$0" -W error -m supermachine_kernel {command}', sys.executable]
-    environment = child.environment_with(None, {})
+    environment = child.environment_with(None, {"PYTHONUNBUFFERED": ""})
     return subprocess.run(start, env=environment, cwd="/", capture_output=True, text=True, check=False)
 
 
@@ -331,7 +331,7 @@ class TestOutput:
                 stdout=closed,
                 stderr=subprocess.PIPE,
                 cwd="/",
-                env=child.environment_with(None, {}),
+                env=child.environment_with(None, {"PYTHONUNBUFFERED": ""}),
                 check=False,
             )
         assert (done.returncode, done.stderr) == (1, b"")
