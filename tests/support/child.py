@@ -58,6 +58,8 @@ def environment_with(site: Path | None, changes: dict[str, str]) -> dict[str, st
     """This process's environment, changed; an empty value takes a variable out."""
     merged = {**os.environ, **changes}
     if site is not None:
+        # Byte code is known by size and second: a file that a test changes again within one would stay as it was.
+        merged["PYTHONDONTWRITEBYTECODE"] = "1"
         merged["PYTHONPATH"] = str(site)
     return {name: value for name, value in merged.items() if value or name not in changes}
 
