@@ -52,7 +52,7 @@ stages: ruff, mypy, the assets from source (cached), the wheel, pytest, and the 
 
 examples:
   python3 scripts/test.py                       everything
-  python3 scripts/test.py --quick               the inner loop: nothing that boots, freezes or needs the network
+  python3 scripts/test.py --quick               the inner loop: nothing that boots, freezes or takes seconds
   python3 scripts/test.py -- -k extract -x
 """
 

@@ -430,6 +430,7 @@ def tampered(draw: st.DrawFn, content: bytes) -> bytes:
     return content[:start] + draw(st.binary(max_size=8) | st.sampled_from(HOSTILE)) + content[start + end :]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), mended=st.booleans())
 def test_any_content_holds_or_breaks_a_link(

@@ -43,6 +43,7 @@ def change_everything_beside(checkout: Path) -> None:
     append(checkout / "kernel-build/out/aarch64/kernel", "an older build")
 
 
+@pytest.mark.slow
 def test_the_inputs_of_the_build(unlocked_checkout: Path) -> None:
     source, key = key_of(unlocked_checkout)
     assert source == "inputs"

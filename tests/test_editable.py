@@ -13,6 +13,8 @@ import pytest
 
 from supermachine_kernel._version import VERSION
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def prefix(tmp_path: Path) -> Path:

@@ -383,6 +383,7 @@ def processes_of(cache: Path) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_terminated_build_leaves_nothing(hanging_build: subprocess.Popen[bytes], cache: Path, tmp_path: Path) -> None:
     hanging_build.terminate()
     assert hanging_build.wait(timeout=10) == 128 + signal.SIGTERM
@@ -391,6 +392,7 @@ def test_terminated_build_leaves_nothing(hanging_build: subprocess.Popen[bytes],
     wait_until(lambda: processes_of(cache) == [])
 
 
+@pytest.mark.slow
 def test_next_build_removes_what_a_killed_one_left(
     hanging_build: subprocess.Popen[bytes], checkout: Path, cache: Path
 ) -> None:
@@ -428,6 +430,7 @@ headers:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("image", "differing"), [("echo the same", ""), ("date +%N", "kernel"), ("pwd", "kernel")], ids=str
 )

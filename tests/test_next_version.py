@@ -46,7 +46,7 @@ def test_the_tests_hold_once_it_is_locked(copy_of_checkout: Path, built_set: Pat
     run(copy_of_checkout, "git", "init", "--quiet")  # the tests copy what git knows
     run(copy_of_checkout, sys.executable, "scripts/release.py", "stage", "--out", "dist/release")
     names = [f"tests/test_{name}.py" for name in TESTS]
-    run(copy_of_checkout, sys.executable, "-m", "pytest", "-q", "-m", "not slow", *names)
+    run(copy_of_checkout, sys.executable, "-m", "pytest", "-q", *names)
 
 
 def run(checkout: Path, *command: str) -> None:

@@ -17,6 +17,8 @@ import pytest
 from scripts import rebuild
 from scripts.asset_build.archive import write_wheel
 
+pytestmark = pytest.mark.slow
+
 
 def run(*arguments: object, script: str = rebuild.__file__, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, script, *map(str, arguments)]

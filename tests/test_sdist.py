@@ -9,6 +9,8 @@ import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 GENERATED = {
     "PKG-INFO",
     "supermachine_kernel.egg-info/PKG-INFO",
@@ -51,6 +53,7 @@ def test_no_asset_is_in_it(sdist: Path, built_set: Path) -> None:
         ]
 
 
+@pytest.mark.slow
 def test_several_at_once_are_the_same(sdist: Path, copy_of_checkout: Path, tmp_path: Path) -> None:
     """Each writes into the checkout; they wait for one another."""
 

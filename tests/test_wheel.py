@@ -201,6 +201,7 @@ def test_the_script_says_what_is_missing(tmp_path: Path, unlocked_checkout: Path
     assert list(out.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_second_build_carries_nothing_of_the_first(copy_of_checkout: Path, built_set: Path, tmp_path: Path) -> None:
     """Another set, then a module less: neither the old assets nor the old module are in the second wheel."""
     extra = copy_of_checkout / "supermachine_kernel" / "_extra.py"

@@ -95,6 +95,7 @@ def test_the_schema_holds(project: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_the_linters_see_mistakes(project: Path, actionlint: Path, tmp_path: Path) -> None:
     mistaken = tmp_path / "release.yml"
     mistaken.write_text(_path(project, "release").read_text().replace("needs.build.outputs", "needs.nobody.outputs"))
