@@ -288,7 +288,11 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = command("verify", _verify, "compare size and SHA-256 of every asset", "", "DIR", "MyApp.app")
     verify.add_argument(
-        "directory", nargs="?", type=_place, metavar="DIR", help="a folder or app with the set; else what is installed"
+        "directory",
+        nargs="?",
+        type=_place,
+        metavar="DIR",
+        help="a folder or app with the set, its programs executable; else what is installed",
     )
 
     bundle = command("bundle", _bundle, "put the set and a receipt into an app or a folder", "MyApp.app", "DIR")

@@ -1,7 +1,6 @@
 """The four assets: the table of what each one is, and the object that hands it out."""
 
 import os
-import sys
 
 from ._errors import AssetError, AssetInArchiveError, AssetMissingError
 from ._version import VERSION
@@ -201,6 +200,11 @@ class Asset:
         except OSError as error:
             # zipimport gives an OSError without an errno.
             raise self._unreadable(FileNotFoundError()) from error
+        except Exception as error:  # a damaged archive: zipimport's error, or that of whatever it unpacks with
+            raise AssetError(
+                f"{self._location()}: expected a file of {self.size} bytes, found a damaged archive ({error}); "
+                f"{_cure()}"
+            ) from error
         return data
 
 
@@ -327,18 +331,7 @@ def in_archive() -> bool:
     return os.path.isfile(path)
 
 
-def reinstall() -> str:
-    """How this very version is installed again: another would be out of step with the library."""
-    version = installed_version()
-    if "+" in version:
-        return "pip install --force-reinstall, with the file of the wheel: PyPI has no custom builds"
-    return f'pip install --force-reinstall "supermachine-kernel=={version}"'
-
-
 def _cure() -> str:
-    if getattr(sys, "frozen", False) or "__compiled__" in globals():  # PyInstaller, cx_Freeze, py2app; Nuitka
-        return "freeze the app again, with the data files of the package supermachine_kernel"
-    return (
-        f"install the wheel again ({reinstall()}), or in a checkout build the assets (bash "
-        "kernel-build/scripts/build.sh) and pip install -e . again"
-    )
+    from ._form import cure
+
+    return cure()

@@ -96,10 +96,12 @@ def _is_folder(path: "Path") -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        message = (
-            f"{path}: cannot be looked at: {error.strerror}; name a place that you may read, or run this as its owner"
-        )
-        raise DestinationError(error.errno, message, str(path)) from error
+        raise _cannot_look(path, error) from error
+
+
+def _cannot_look(path: "Path", error: OSError) -> DestinationError:
+    message = f"{path}: cannot be looked at: {error.strerror}; name a place that you may read, or run this as its owner"
+    return DestinationError(error.errno, message, str(path))
 
 
 def _lost_bits(path: "Path", mode: int) -> "Optional[str]":
@@ -130,6 +132,8 @@ def _content(path: "Path") -> "Optional[bytes]":
     try:
         facts = os.stat(path)
         return path.read_bytes() if stat.S_ISREG(facts.st_mode) and facts.st_size <= _LONGEST_RECEIPT else None
+    except PermissionError as error:
+        raise _cannot_look(path, error) from error
     except OSError:
         return None
 

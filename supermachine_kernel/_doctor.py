@@ -1,10 +1,12 @@
 """Look at everything that has to be right, and name the cure for what is not."""
 
 import os
+import shutil
 import sys
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
-from ._assets import ASSETS, KERNEL, SMPARK_KO, Asset, installed_version, reinstall
+from . import _form
+from ._assets import ASSETS, KERNEL, SMPARK_KO, Asset, installed_version
 from ._errors import AssetError, DestinationError, InspectionError, LockstepError
 
 if TYPE_CHECKING:
@@ -74,10 +76,8 @@ def _python() -> Finding:
 
 
 def _installation() -> Finding:
-    from ._form import DESCRIPTIONS, form
-
     where = os.path.dirname(os.path.abspath(__file__))
-    return Finding("installation", OK, f"{installed_version()}, {DESCRIPTIONS[form()]}, {where}")
+    return Finding("installation", OK, f"{installed_version()}, {_form.DESCRIPTIONS[_form.form()]}, {where}")
 
 
 def _asset(asset: Asset) -> Finding:
@@ -96,7 +96,7 @@ def _kernel() -> Finding:
         with KERNEL.view() as data:
             facts = inspect_kernel(data)
     except InspectionError as error:
-        return Finding("kernel release", BAD, str(error), reinstall())
+        return Finding("kernel release", BAD, str(error), _form.cure())
     if facts.af_tsi:
         return Finding("kernel release", OK, f"Linux {facts.release}, with AF_TSI")
     cure = "install a released wheel, or build with the AF_TSI series (kernel-build/README.md), if guests need it"
@@ -110,10 +110,10 @@ def _module() -> Finding:
         with KERNEL.view() as kernel, SMPARK_KO.view() as module:
             release, vermagic = inspect_kernel(kernel).release, inspect_module(module)
     except InspectionError as error:
-        return Finding("kernel and module", BAD, str(error), reinstall())
+        return Finding("kernel and module", BAD, str(error), _form.cure())
     if vermagic.split()[0] == release:
         return Finding("kernel and module", OK, f"in step: {vermagic}")
-    return Finding("kernel and module", BAD, f"kernel {release}, module for {vermagic}", reinstall())
+    return Finding("kernel and module", BAD, f"kernel {release}, module for {vermagic}", _form.cure())
 
 
 def _lockstep() -> Finding:
@@ -132,7 +132,7 @@ def _lockstep() -> Finding:
     try:
         require_version(release)
     except LockstepError:
-        return Finding(subject, BAD, f"supermachine {version}, {mine}", f'pip install "supermachine-kernel=={release}"')
+        return Finding(subject, BAD, f"supermachine {version}, {mine}", _form.cure_by(release))
     return Finding(subject, OK, f"in step: supermachine {version}, {mine}")
 
 
@@ -146,12 +146,20 @@ def _place() -> Finding:
         found, _, cure = str(error).rpartition("; ")
         return Finding(subject, BAD, found or cure, cure)
     try:
-        if all(problem(folder / asset.name, asset.size, asset.sha256) is None for asset in ASSETS):
-            return Finding(subject, OK, f"{folder}: whole")
+        wrong = [asset for asset in ASSETS if problem(folder / asset.name, asset.size, asset.sha256)]
+        needed = sum(asset.size for asset in wrong)
     except AssetError:  # no manifest to compare with; the assets' own findings say so
-        pass
+        wrong, needed = list(ASSETS), 0
+    if not wrong:
+        return Finding(subject, OK, f"{folder}: whole")
+    for path in (folder / asset.name for asset in wrong):
+        if os.path.lexists(path) and not os.path.islink(path) and not os.path.isfile(path):
+            return Finding(subject, BAD, f"{path}: not a file, and so not replaced", "move it away")
     there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
-    if os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK):
-        return Finding(subject, OK, f"{folder}: to be {'completed' if there == folder else 'made'} on the first call")
     cure = "set HOME or XDG_DATA_HOME to a place you may write to, or pass a directory"
-    return Finding(subject, BAD, f"{folder}: {there} is not a folder that may be written to", cure)
+    if not (os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)):
+        return Finding(subject, BAD, f"{folder}: {there} is not a folder that may be written to", cure)
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        return Finding(subject, BAD, f"{folder}: needs {needed} bytes, and {free} are free", "make room on that disk")
+    return Finding(subject, OK, f"{folder}: to be {'completed' if there == folder else 'made'} on the first call")

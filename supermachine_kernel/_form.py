@@ -3,7 +3,7 @@
 import os
 import sys
 
-from ._assets import in_archive
+from ._assets import in_archive, installed_version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,37 @@ DESCRIPTIONS = {
 def form() -> str:
     """One of the keys of DESCRIPTIONS."""
     return _frozen() or _archived() or _unpacked() or _installed()
+
+
+def cure() -> str:
+    """How the assets of this installation are made whole again."""
+    this = form()
+    if this in ("wheel", "copy"):
+        return f"install the wheel again ({_reinstall()})"
+    if this in ("editable", "checkout"):
+        return "build the assets (bash kernel-build/scripts/build.sh), then pip install -e . again"
+    if this == "shiv":
+        return (
+            f"remove {os.path.dirname(os.path.dirname(_DIRECTORY))}, and start the app again: it unpacks itself there"
+        )
+    if this == "pex" and not _within(os.environ["PEX"]):
+        return "remove the cache that this lies in (PEX_ROOT), and start the app again: it unpacks itself there"
+    return "build the app again, with the data files of the package supermachine_kernel"
+
+
+def cure_by(version: str) -> str:
+    """How this installation comes to have the assets of that release."""
+    if form() in ("wheel", "copy", "editable", "checkout"):
+        return f'pip install "supermachine-kernel=={version}"'
+    return f"build the app again, with supermachine-kernel=={version}"
+
+
+def _reinstall() -> str:
+    """How this very version is installed again: another would be out of step with the library."""
+    version = installed_version()
+    if "+" in version:
+        return "pip install --force-reinstall, with the file of the wheel: PyPI has no custom builds"
+    return f'pip install --force-reinstall "supermachine-kernel=={version}"'
 
 
 def _frozen() -> str:
@@ -100,6 +131,10 @@ def _editable_project(found: "Distribution") -> "Optional[str]":
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):  # not what PEP 610 says
         pass
     return None
+
+
+def _within(folder: str) -> bool:
+    return os.path.realpath(_DIRECTORY).startswith(os.path.realpath(folder) + os.sep)
 
 
 def _same(one: str, other: str) -> bool:

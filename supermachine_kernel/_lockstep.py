@@ -12,10 +12,11 @@ def require_version(version: str) -> None:
     """Pass when the installed assets are of the release `version` ("X.Y.Z"), or a build of it.
 
     Local labels and post-releases (PEP 440) of that release pass too; pre-releases do not.
-    Raises LockstepError, with both versions and the command that mends it, and ValueError when `version`
+    Raises LockstepError, with both versions and what mends it, and ValueError when `version`
     is not of the form X.Y.Z.
     """
     from ._assets import installed_version
+    from ._form import cure_by
 
     if release_of(version) != version:
         raise ValueError(f"expected a release version X.Y.Z, found {version!r}; pass e.g. {VERSION!r}")
@@ -23,7 +24,7 @@ def require_version(version: str) -> None:
     if release_of(found) != version:
         raise LockstepError(
             f"expected supermachine-kernel {version}, found {found}: snapshots are keyed to the kernel build; "
-            f'run: pip install "supermachine-kernel=={version}"'
+            f"{cure_by(version)}"
         )
 
 

@@ -173,7 +173,9 @@ def test_one_flipped_byte_fails_verify(asset: Asset, damaged: Path) -> None:
 def test_unreadable_asset_is_an_asset_error(damaged: Path) -> None:
     path = damaged / "supermachine_kernel" / "assets" / "kernel"
     path.chmod(0)
-    as_nobody = "import mmap, os; os.geteuid() or os.seteuid(65534)"
+    as_nobody = (
+        "import importlib.metadata, mmap, os; from supermachine_kernel import _form; os.geteuid() or os.seteuid(65534)"
+    )
     message = child.error_of(f"{as_nobody}; supermachine_kernel.KERNEL.view()", site=damaged)
     assert message.startswith(
         f"AssetError: {path}: expected a file of {ASSETS[0].size} bytes, found what cannot be read "
@@ -215,13 +217,23 @@ def test_the_cure_is_that_very_build(version: str, cure: str, damaged: Path) -> 
     manifest.write_text(manifest.read_text().replace(repr(supermachine_kernel.__version__), repr(version)))
     (damaged / "supermachine_kernel" / "assets" / "kernel").unlink()
     message = child.error_of("supermachine_kernel.KERNEL.path", site=damaged)
-    assert f"; install the wheel again ({cure}), or in a checkout " in message
+    assert f"; install the wheel again ({cure})" in message
 
 
 def test_frozen_app_without_its_data_is_told_to_collect_it(damaged: Path) -> None:
     (damaged / "supermachine_kernel" / "assets" / "kernel").unlink()
     message = child.error_of("sys.frozen = True; supermachine_kernel.KERNEL.path", site=damaged)
-    assert "freeze the app again, with the data files of the package supermachine_kernel" in message
+    assert message.endswith("; build the app again, with the data files of the package supermachine_kernel")
+
+
+def test_a_checkout_is_told_to_build(damaged: Path) -> None:
+    """And an editable install: tests/test_editable.py."""
+    for metadata in damaged.glob("*.dist-info"):
+        shutil.rmtree(metadata)
+    (damaged / "setup.cfg").touch()
+    (damaged / "supermachine_kernel" / "assets" / "kernel").unlink()
+    message = child.error_of("supermachine_kernel.KERNEL.path", site=damaged)
+    assert message.endswith("; build the assets (bash kernel-build/scripts/build.sh), then pip install -e . again")
 
 
 class TestInAZip:
@@ -285,6 +297,27 @@ supermachine_kernel.verify()
                 for content in contents if name.endswith("init-oci") else [old.read(name)]:
                     new.writestr(name, content)
         return changed
+
+    @pytest.mark.parametrize("damaged", ["content", "header"])
+    def test_a_damaged_archive_is_an_asset_error(self, damaged: str, archive: Path) -> None:
+        changed = archive.with_name("changed.zip")
+        with zipfile.ZipFile(archive) as old, zipfile.ZipFile(changed, "w") as new:
+            for name in old.namelist():
+                new.writestr(name, old.read(name), zipfile.ZIP_DEFLATED)
+                start = new.getinfo(name).header_offset
+                if name.endswith("init-oci"):
+                    place = start + (0 if damaged == "header" else 30 + len(name))
+        with open(changed, "r+b") as file:
+            file.seek(place)
+            file.write(b"\xff" * 4)
+        uses = ("read_bytes()", "view()", "verify()", "extract_to('never')")
+        for message in child.errors_of([f"supermachine_kernel.INIT_OCI.{use}" for use in uses], site=changed):
+            assert "expected a file of" in message
+            assert "found a damaged archive (" in message
+            assert message.endswith("; build the app again, with the data files of the package supermachine_kernel")
+        done = child.command_line("doctor", "--json", site=changed)
+        assert (done.returncode, done.stderr) == (1, "")
+        assert '"cure": "build the app again, with' in done.stdout
 
     def test_missing_member_is_named(self, archive: Path) -> None:
         message = child.error_of("supermachine_kernel.INIT_OCI.read_bytes()", site=self.with_init_oci(archive))

@@ -155,6 +155,33 @@ def test_the_inside_of_an_app_is_not_the_app(app: Path) -> None:
     assert sorted(os.listdir(app / "Contents")) == ["MacOS", "Resources"]
 
 
+def test_a_receipt_that_may_not_be_read_is_not_called_another(tmp_path: Path) -> None:
+    """As nobody, when all that is needed is imported: root may read everything."""
+    program = """\
+import os, pathlib, sys
+from supermachine_kernel._bundle import bundle, check
+os.chdir(sys.argv[1])  # the way there may be closed to him too
+folder = pathlib.Path()
+bundle(folder)
+assert not any(check(folder).values())
+os.chmod("manifest.json", 0)
+os.geteuid() or os.setuid(65534)
+for use in (bundle, check):
+    try:
+        use(folder)
+    except OSError as error:
+        print(type(error).__name__, error)
+"""
+    tmp_path.chmod(0o755)
+    done = child.python(program, tmp_path)
+    assert done.stderr == ""
+    line = (
+        f"DestinationError {RECEIPT}: cannot be looked at: Permission denied; name a place that you may "
+        "read, or run this as its owner"
+    )
+    assert done.stdout.splitlines() == [line, line]
+
+
 @pytest.mark.parametrize("name", ["some", "My.app"])
 def test_a_place_that_may_not_be_looked_at(name: str, tmp_path: Path) -> None:
     """As nobody, when all that is needed is imported: root may look everywhere."""

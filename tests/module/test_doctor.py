@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 import supermachine_kernel
 from supermachine_kernel import ASSETS, KERNEL, MANIFEST, SMPARK_KO, _form
 from supermachine_kernel._form import DESCRIPTIONS
-from tests.support import child
+from tests.support import child, disk
 
 SUBJECTS = [
     *("platform", "python", "installation", "kernel", "init-oci", "supermachine-agent", "smpark.ko"),
@@ -198,6 +199,34 @@ class TestPlace:
         assert found["ensure_assets"]["cure"] == (
             "set HOME or XDG_DATA_HOME to a place you may write to, or pass a directory"
         )
+
+    @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["folder", "pipe"])
+    def test_what_ensure_assets_would_not_replace(self, make: Callable[[Path], None], tmp_path: Path) -> None:
+        place = tmp_path / "supermachine" / f"v{supermachine_kernel.__version__}"
+        place.mkdir(parents=True)
+        make(place / "init-oci")
+        status, found = doctor(XDG_DATA_HOME=str(tmp_path))
+        assert status == 1
+        assert found["ensure_assets"]["found"] == f"{place / 'init-oci'}: not a file, and so not replaced"
+        assert found["ensure_assets"]["cure"] == "move it away"
+        (place / "init-oci").rename(tmp_path / "away")
+        assert doctor(XDG_DATA_HOME=str(tmp_path))[0] == 0
+        supermachine_kernel.ensure_assets(place)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="a small tmpfs in a mount namespace is of Linux")
+    @pytest.mark.parametrize(("size", "status"), [("2m", 1), ("40m", 0)])
+    def test_room(self, size: str, status: int, tmp_path: Path) -> None:
+        program = """\
+import os, sys
+from supermachine_kernel.__main__ import main
+os.environ["XDG_DATA_HOME"] = sys.argv[1]
+sys.exit(main(["doctor"]))
+"""
+        done = disk.python_on_tmpfs(tmp_path, program, tmp_path, size=size)
+        assert done.returncode == status, done.stdout + done.stderr
+        needed = sum(asset.size for asset in ASSETS)
+        assert (f" needs {needed} bytes, and {2 << 20} are free" in done.stdout) == bool(status)
+        assert ("-> make room on that disk" in done.stdout) == bool(status)
 
     def test_no_home(self) -> None:
         status, found = doctor(XDG_DATA_HOME="", HOME="relative")
