@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -80,7 +81,12 @@ def apt_install(packages: list[str]) -> None:
 
 
 def finish(main: Callable[[], int]) -> NoReturn:
-    """End the program with what `main` returns; neither an interrupt nor a reader that has gone is a traceback."""
+    """End the program with what `main` returns; neither an interrupt nor a reader that has gone is a traceback.
+
+    Told to end by a signal, it first ends what it started and removes what it has half done.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
     try:
         status = main()
         sys.stdout.flush()
@@ -91,6 +97,11 @@ def finish(main: Callable[[], int]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered must not fail once more at the end
         status = 1
     sys.exit(status)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    say(f"ended by {signal.Signals(number).name}")
+    sys.exit(128 + number)
 
 
 @contextlib.contextmanager

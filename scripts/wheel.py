@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.from_source:
+            _refuse_other_sources()
             build_assets()
         report = build_wheel(options.out)
     except (WheelError, SetupError) as error:
@@ -54,6 +55,19 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone; there is nothing left to flush
     return 0
+
+
+def _refuse_other_sources() -> None:
+    """A wheel `--from-source` has what was built here, and nothing that wins over it."""
+    variables = ["SUPERMACHINE_ASSETS_DIR", *(asset.variable for asset in ASSETS)]
+    winning = [name for name in variables if os.environ.get(name)]
+    if "SUPERMACHINE_KERNEL_BUILD" in os.environ:  # set empty, it means no tree
+        winning.append("SUPERMACHINE_KERNEL_BUILD")
+    if winning:
+        raise WheelError(
+            f"--from-source: expected to build and take the tree kernel-build/, found {', '.join(winning)} set; "
+            "unset it, or leave --from-source away"
+        )
 
 
 def build_assets() -> None:

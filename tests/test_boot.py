@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -102,6 +104,24 @@ def test_hang(broken: Path) -> None:
     assert_fails_at(done, "init-oci", "the time limit of 10 s ended the boot")
     assert "supermachine-agent: listening on vsock port 777" in done.stdout
     assert not still_running(broken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_ended_by_a_signal(number: signal.Signals, broken: Path, tmp_path: Path) -> None:
+    shutil.copy(broken / "supermachine-agent", broken / "init-oci")  # as PID 1 it serves for ever
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    command = [sys.executable, str(BOOT), str(broken)]
+    with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(temporary)}, stderr=subprocess.PIPE) as running:
+        give_up = time.monotonic() + 60
+        while not still_running(temporary):
+            assert time.monotonic() < give_up and running.poll() is None
+            time.sleep(0.1)
+        running.send_signal(number)
+        assert running.wait(timeout=10) != 0
+    assert not still_running(temporary)
+    assert not list(temporary.iterdir())
 
 
 @pytest.mark.slow

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
@@ -196,7 +198,21 @@ def test_build_info_of_other_files_is_not_believed(built_set: Path, tmp_path: Pa
     info = json.loads((built_set / "build-info.json").read_text())
     info["assets"]["kernel"]["sha256"] = "0" * 64
     (tmp_path / "set/build-info.json").write_text(json.dumps(info))
-    assert prove(source_with(tmp_path / "set", tmp_path / "set/build-info.json")).build is None
+    source = source_with(tmp_path / "set", tmp_path / "set/build-info.json")
+    assert prove(source).build is None
+
+
+def test_a_tree_is_as_its_build_left_it(built_set: Path, tmp_path: Path) -> None:
+    """The header of an Image does not show that its end is missing; the record of the build does."""
+    shutil.copytree(built_set, tmp_path / "set")
+    record = tmp_path / "set/build-info.json"
+    cut = replace(source_with(tmp_path / "set", record), kind="tree")
+    assert prove(cut).build == json.loads(record.read_text())
+    os.truncate(tmp_path / "set/kernel", 8_000_000)
+    message = "expected the record of the files beside it, found another SHA-256 for kernel; build again, or remove"
+    assert_refused(cut, record, message)
+    record.unlink()
+    assert prove(replace(cut, build_info=None)).build is None
 
 
 def test_broken_build_info_is_said(built_set: Path, tmp_path: Path) -> None:

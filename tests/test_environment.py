@@ -79,3 +79,17 @@ def test_an_interrupt_is_no_traceback(project: Path) -> None:
         running.send_signal(signal.SIGINT)
         assert running.stderr.read() == b"interrupted\n"
         assert running.wait() == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_behind(number: signal.Signals, project: Path, tmp_path: Path) -> None:
+    body = f"import os, tempfile, time; dir = tempfile.TemporaryDirectory(dir={str(tmp_path)!r}); "
+    body += "print(flush=True); time.sleep(60)"
+    with subprocess.Popen(program(body), cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout and running.stderr
+        running.stdout.readline()
+        assert list(tmp_path.iterdir())
+        running.send_signal(number)
+        assert running.stderr.read() == f"ended by {number.name}\n".encode()
+        assert running.wait() == 128 + number
+    assert not list(tmp_path.iterdir())

@@ -183,6 +183,22 @@ def test_source_that_is_not_there(tmp_path: Path) -> None:
     assert result.stderr == f"build.sh: --source {tmp_path}/linux.tar.xz: there is no such file or folder\n"
 
 
+def test_source_that_is_another_folder(tmp_path: Path) -> None:
+    result = build("--source", tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == f"build.sh: --source {tmp_path}: expected kernel source, found no Makefile there\n"
+
+
+def test_out_that_cannot_be_written(tmp_path: Path) -> None:
+    """Said before anything is built."""
+    for out in (Path("/proc/version/out"), Path("/proc/new/out")):
+        result = build("--out", out)
+        assert result.returncode == 1
+        assert result.stderr == (
+            f"build.sh: --out {out}: {out.parent} is not a folder that may be written to: name another with --out\n"
+        )
+
+
 def test_folder_with_other_files_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "kernel").touch()
     (tmp_path / "thesis.tex").touch()
@@ -234,10 +250,16 @@ def test_missing_packages_without_root() -> None:
         tree = copy_sources(Path(folder))
         tools = Path(folder, "bin")
         tools.mkdir()
-        present = "apt-get bc bison cat dirname dpkg-deb env gcc head make nproc patch realpath uname xz"
+        present = "apt-get bc bison cat dirname dpkg-deb env gcc head make mkdir nproc patch realpath uname xz"
         for name in present.split():
             (tools / name).symlink_to(shutil.which(name) or "/nowhere")
-        result = build(tree=tree, cache=Path(folder, "cache"), path=tools, user=65534)
+        refused = build(tree=tree, cache=Path(folder, "cache"), path=tools, user=65534)
+        Path(folder, "sets").mkdir()
+        Path(folder, "sets").chmod(0o777)
+        own = Path(folder, "sets/own")
+        result = build("--out", own, tree=tree, cache=Path(folder, "cache"), path=tools, user=65534)
+    assert refused.returncode == 1
+    assert f"{tree}/out is not a folder that may be written to: name another with --out\n" in refused.stderr
     assert result.returncode == 1
     assert re.search(
         "packages are missing, and installing them takes root. "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -143,22 +145,54 @@ def test_a_single_file_that_is_none(empty_project: Path, tmp_path: Path, asset: 
         assert "\n" not in message
 
 
-def test_a_file_that_may_not_be_read(empty_project: Path) -> None:
-    """The superuser may read anything, so the question is asked as nobody."""
+@contextlib.contextmanager
+def as_nobody(folder: str) -> Iterator[None]:
+    """The superuser may read anything; what nobody asks about is in a folder that all may enter."""
+    Path(folder).chmod(0o755)
+    superuser = os.geteuid() == 0
+    if superuser:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if superuser:
+            os.seteuid(0)
+
+
+def test_a_file_that_may_not_be_read() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel"
         path.write_bytes(b"x")
         path.chmod(0)
-        Path(folder).chmod(0o755)
-        superuser = os.geteuid() == 0
-        if superuser:
-            os.seteuid(65534)
-        try:
+        with as_nobody(folder):
             environ = {"SUPERMACHINE_KERNEL_PATH": str(path)}
-            expect(empty_project, environ, str(path), "found a file that may not be read")
-        finally:
-            if superuser:
-                os.seteuid(0)
+            expect(Path(folder), environ, str(path), "found a file that may not be read")
+
+
+def test_a_folder_that_may_not_be_looked_into() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        closed = Path(folder) / "kernel-build"
+        (closed / "out/aarch64").mkdir(parents=True)
+        closed.chmod(0)
+        with as_nobody(folder):
+            found = "found Permission denied for a folder on the way; give the right to it"
+            expect(Path(folder), {}, str(closed / "out/aarch64"), found)  # and not on to the release
+            expect(Path(folder), {"SUPERMACHINE_ASSETS_DIR": str(closed)}, str(closed / "kernel"), found)
+            kernel = str(closed / "kernel")
+            expect(Path(folder), {"SUPERMACHINE_KERNEL_PATH": kernel}, kernel, found)
+        closed.chmod(0o755)
+
+
+@pytest.mark.parametrize(("make", "found"), [("file", "found a file"), ("link", "found a dangling link to /nowhere")])
+def test_a_tree_whose_set_is_no_folder(empty_project: Path, make: str, found: str) -> None:
+    """It is there, and so the release is not what was meant."""
+    place = empty_project / "kernel-build/out/aarch64"
+    place.parent.mkdir()
+    if make == "file":
+        place.touch()
+    else:
+        place.symlink_to("/nowhere")
+    expect(empty_project, {}, f"{place}: expected the folder of a tree's set, {found}; remove it, then run bash ")
 
 
 @pytest.mark.parametrize(("make", "found"), [("file", "found a file"), ("missing", "found nothing")])

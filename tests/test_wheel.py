@@ -188,6 +188,19 @@ def test_the_script_reports_the_wheel(built_set: Path, tmp_path: Path, project: 
     assert [path.name for path in tmp_path.iterdir()] == [wheel.name]
 
 
+@pytest.mark.parametrize(
+    "set_to", [{"SUPERMACHINE_ASSETS_DIR": "x"}, {"SUPERMACHINE_AGENT_PATH": "x"}, {"SUPERMACHINE_KERNEL_BUILD": ""}]
+)
+def test_from_source_takes_what_it_builds(set_to: dict[str, str], tmp_path: Path, project: Path) -> None:
+    command = [sys.executable, str(project / "scripts/wheel.py"), "--from-source", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, env={**os.environ, **set_to}, capture_output=True, text=True, check=False)
+    (name,) = set_to
+    expected = f"wheel.py: --from-source: expected to build and take the tree kernel-build/, found {name} set; "
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(expected)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_script_says_what_is_missing(tmp_path: Path, unlocked_checkout: Path) -> None:
     """Acceptance 5: no override, no tree, offline: one message with the sources in order, and no wheel."""
     environment = {**os.environ, "SUPERMACHINE_KERNEL_BUILD": "", "SUPERMACHINE_OFFLINE": "1"}

@@ -96,11 +96,15 @@ parse_arguments() {
     done
     [[ $jobs =~ ^[1-9][0-9]*$ ]] || misuse "--jobs needs a number from 1, not: $jobs"
     [[ -n $source_package || -e $source ]] || die "--source $source: there is no such file or folder"
+    [[ ! -d $source || -e $source/Makefile ]] || die "--source $source: expected kernel source, found no Makefile there"
 }
 
 # The folder is replaced as a whole, so that nothing but a set may be in it.
 require_own_folder() {
-    local other
+    local other parent
+    parent=$(dirname "$out")
+    { mkdir -p "$parent" && [[ -w $parent ]]; } 2> /dev/null ||
+        die "--out $out: $parent is not a folder that may be written to: name another with --out"
     [[ -e $out ]] || return 0
     [[ -d $out ]] || die "--out $out: expected a folder, found a file"
     other=$(cd "$out" && find . -mindepth 1 | grep -vxF "$(printf './%s\n' "${ASSETS[@]}" build-info.json)" | head -n 1) || true

@@ -51,7 +51,7 @@ def prove(source: Source, locked: Optional[LockedSet] = None) -> ProvenSet:
         raise BuildError(
             f"{source.files[KERNEL.name].parent}: the files were changed after they were proven; build again"
         )
-    return ProvenSet(contents, kernel, _build_info(source.build_info, proven.sha256))
+    return ProvenSet(contents, kernel, _build_info(source, proven.sha256))
 
 
 def prove_structure(contents: Mapping[str, bytes], names: Mapping[str, object]) -> KernelFacts:
@@ -92,8 +92,12 @@ def _read(asset: Asset, path: Path) -> bytes:
         raise BuildError(f"{path}: expected a readable file, found: {error.strerror}; name the file itself") from error
 
 
-def _build_info(path: Optional[Path], sha256: Mapping[str, str]) -> Optional[Mapping[str, Any]]:
-    """The build info, if it speaks of these very files; of others it says nothing."""
+def _build_info(source: Source, sha256: Mapping[str, str]) -> Optional[Mapping[str, Any]]:
+    """The build info, if it speaks of these very files.
+
+    A tree is as its build left it; an override may be put together by hand, and the record of others says nothing.
+    """
+    path = source.build_info
     if path is None:
         return None
     try:
@@ -104,4 +108,12 @@ def _build_info(path: Optional[Path], sha256: Mapping[str, str]) -> Optional[Map
         raise BuildError(
             f"{path}: expected the build's own record in JSON, found {plain(error)}; build again, or remove it"
         ) from error
-    return info if recorded == dict(sha256) else None
+    if recorded == sha256:
+        return dict(info)
+    if source.kind == "tree":
+        differing = sorted(name for name in {*recorded, *sha256} if recorded.get(name) != sha256.get(name))
+        raise BuildError(
+            f"{path}: expected the record of the files beside it, found another SHA-256 for {', '.join(differing)}; "
+            "build again, or remove the record, if the files are meant to be others"
+        )
+    return None

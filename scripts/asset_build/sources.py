@@ -89,11 +89,16 @@ def _override(environ: Mapping[str, str]) -> Optional[Source]:
 def _tree(project: Path, environ: Mapping[str, str]) -> Optional[Source]:
     for tree in tree_candidates(project, environ):
         folder = tree / "out" / SET
-        if os.path.isdir(folder):
+        if _is_there(folder):
             cure = (
                 f"run bash {tree / 'scripts' / 'build.sh'}, or set SUPERMACHINE_KERNEL_BUILD= (empty) to go on "
                 "without the tree: a set comes whole from one source"
             )
+            if not os.path.isdir(folder):
+                found = "a file" if os.path.exists(folder) else f"a dangling link to {os.readlink(folder)}"
+                raise BuildError(
+                    f"{folder}: expected the folder of a tree's set, found {found}; remove it, then {cure}"
+                )
             return _folder("tree", folder, environ, cure)
     if environ.get("SUPERMACHINE_KERNEL_BUILD"):
         raise BuildError(
@@ -134,7 +139,7 @@ def _release(project: Path, environ: Mapping[str, str]) -> Source:
 def _folder(kind: str, folder: Path, environ: Mapping[str, str], cure: str) -> Source:
     """The set in a flat folder; what is overridden file by file may be missing there."""
     wanted = [asset for asset in ASSETS if not environ.get(asset.variable)]
-    missing = [asset.name for asset in wanted if not os.path.lexists(folder / asset.name)]
+    missing = [asset.name for asset in wanted if not _is_there(folder / asset.name)]
     if missing:
         raise BuildError(f"{folder}: expected {_listed(a.name for a in wanted)}, found no {_listed(missing)}; {cure}")
     files = {asset.name: _readable(folder / asset.name, f"the {kind}") for asset in wanted}
@@ -145,12 +150,12 @@ def _folder(kind: str, folder: Path, environ: Mapping[str, str], cure: str) -> S
 def _readable(path: Path, wanted_by: str) -> Path:
     """`path`, once it is proven to be a file that can be read."""
     found = ""
-    if os.path.islink(path) and not os.path.exists(path):
+    if not _is_there(path):
+        found = "nothing"
+    elif os.path.islink(path) and not os.path.exists(path):
         found = f"a dangling link to {path.readlink()}"
     elif os.path.isdir(path):
         found = "a folder"
-    elif not os.path.exists(path):  # not Path.exists: that raises for a name that is too long
-        found = "nothing"
     elif not path.is_file():
         found = "a device, socket or pipe"
     elif not _may_be_read(path):
@@ -158,6 +163,20 @@ def _readable(path: Path, wanted_by: str) -> Path:
     if found:
         raise BuildError(f"{path}: expected a readable file ({wanted_by}), found {found}; name the file itself")
     return path
+
+
+def _is_there(path: Path) -> bool:
+    """Whether anything is, if only a link. Raises BuildError where that may not be known."""
+    try:
+        os.lstat(path)
+    except PermissionError as error:
+        raise BuildError(
+            f"{path}: expected to look whether it is there, found {error.strerror} for a folder on the way; "
+            "give the right to it, or name another place"
+        ) from error
+    except OSError:  # not there, or of a name that is too long
+        return False
+    return True
 
 
 def _may_be_read(path: Path) -> bool:
