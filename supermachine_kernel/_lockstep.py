@@ -16,12 +16,13 @@ def require_version(version: str) -> None:
     is not of the form X.Y.Z.
     """
     from ._assets import installed_version
-    from ._form import cure_by
 
     if release_of(version) != version:
         raise ValueError(f"expected a release version X.Y.Z, found {version!r}; pass e.g. {VERSION!r}")
     found = installed_version()
     if release_of(found) != version:
+        from ._form import cure_by
+
         raise LockstepError(
             f"expected supermachine-kernel {version}, found {found}: snapshots are keyed to the kernel build; "
             f"{cure_by(version)}"

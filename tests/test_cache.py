@@ -32,17 +32,24 @@ def put(kind: str, path: Path) -> Path:
     return outside
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="the XDG folders are Linux's")
 @pytest.mark.parametrize(
-    ("environ", "expected"),
+    ("platform", "environ", "expected"),
     [
-        ({"SUPERMACHINE_CACHE_DIR": "/x", "XDG_CACHE_HOME": "/y", "HOME": "/z"}, "/x"),
-        ({"XDG_CACHE_HOME": "/y", "HOME": "/z"}, "/y/supermachine-kernel/release"),
-        ({"HOME": "/z"}, "/z/.cache/supermachine-kernel/release"),
-        ({"HOME": "/z", "XDG_CACHE_HOME": "", "SUPERMACHINE_CACHE_DIR": ""}, "/z/.cache/supermachine-kernel/release"),
+        ("linux", {"SUPERMACHINE_CACHE_DIR": "/x", "XDG_CACHE_HOME": "/y", "HOME": "/z"}, "/x"),
+        ("linux", {"XDG_CACHE_HOME": "/y", "HOME": "/z"}, "/y/supermachine-kernel/release"),
+        ("linux", {"HOME": "/z"}, "/z/.cache/supermachine-kernel/release"),
+        ("linux", {"HOME": "/z", "XDG_CACHE_HOME": "y"}, "/z/.cache/supermachine-kernel/release"),
+        (
+            "linux",
+            {"HOME": "/z", "XDG_CACHE_HOME": "", "SUPERMACHINE_CACHE_DIR": ""},
+            "/z/.cache/supermachine-kernel/release",
+        ),
+        ("darwin", {"SUPERMACHINE_CACHE_DIR": "/x", "HOME": "/z"}, "/x"),
+        ("darwin", {"XDG_CACHE_HOME": "/y", "HOME": "/z"}, "/z/Library/Caches/supermachine-kernel/release"),
     ],
 )
-def test_the_folder(environ: dict[str, str], expected: str) -> None:
+def test_the_folder(platform: str, environ: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
     assert cache_folder(environ) == Path(expected)
 
 
@@ -67,9 +74,9 @@ def test_an_entry_that_is_not_what_it_says_is_none(tmp_path: Path, content: byte
     assert Cache(tmp_path).find(WANTED) is None
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="the XDG folders are Linux's")
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a container that is run under a number."""
+    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 1 << 30)
     assert cache_folder({"XDG_CACHE_HOME": "/y"}) == Path("/y/supermachine-kernel/release")

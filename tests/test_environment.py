@@ -12,11 +12,9 @@ import pytest
 from scripts import environment
 from tests.support import disk
 
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="XDG and apt are of Linux")
 
-
-@LINUX
 def test_the_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert environment.cache_home() == tmp_path / ".cache" / "supermachine-kernel"
@@ -44,7 +42,7 @@ def test_nothing_is_installed_that_is_there(monkeypatch: pytest.MonkeyPatch, tmp
         environment.install_system_tools({"tool": "package", "other": "other-package"})
 
 
-@LINUX
+@pytest.mark.skipif(sys.platform != "linux", reason="apt is of Linux")
 @pytest.mark.slow
 def test_apt_says_why_and_what_to_run() -> None:
     disk.need_root("only root, or sudo, may run apt-get")

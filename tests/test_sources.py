@@ -178,6 +178,7 @@ def test_a_folder_that_may_not_be_looked_into() -> None:
             found = "found Permission denied for a folder on the way; give the right to it"
             expect(Path(folder), {}, str(closed / "out/aarch64"), found)  # and not on to the release
             expect(Path(folder), {"SUPERMACHINE_ASSETS_DIR": str(closed)}, str(closed / "kernel"), found)
+            expect(Path(folder), {"SUPERMACHINE_ASSETS_DIR": str(closed / "out")}, str(closed / "out"), found)
             kernel = str(closed / "kernel")
             expect(Path(folder), {"SUPERMACHINE_KERNEL_PATH": kernel}, kernel, found)
         closed.chmod(0o755)

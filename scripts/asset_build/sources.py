@@ -77,7 +77,7 @@ def _override(environ: Mapping[str, str]) -> Optional[Source]:
         return None
     folder = Path(environ["SUPERMACHINE_ASSETS_DIR"]).absolute()
     if not os.path.isdir(folder):
-        found = "a file" if os.path.exists(folder) else "nothing"
+        found = "a file" if _is_there(folder) and os.path.exists(folder) else "nothing"
         raise BuildError(
             f"SUPERMACHINE_ASSETS_DIR={folder}: expected a folder with the whole set, found {found}; "
             "set it to that folder, or unset it"

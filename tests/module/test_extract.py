@@ -313,7 +313,7 @@ def test_read_only_place_is_one_clear_error(tmp_path: Path) -> None:
 import os, subprocess, sys, supermachine_kernel
 os.chdir(sys.argv[1])
 open("kernel", "w").write("old")
-subprocess.run(["mount", "-o", "remount,ro", sys.argv[1]], check=True)
+subprocess.run(["mount", "-o", "remount,bind,ro", sys.argv[1]], check=True)
 for use in (lambda: supermachine_kernel.KERNEL.extract_to("kernel"), lambda: supermachine_kernel.extract_all_to("a")):
     try:
         use()
