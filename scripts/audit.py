@@ -25,14 +25,14 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: its wheel.py would hide the package wheel
 
 from scripts import environment
-from scripts.asset_build.archive import mode_in_wheel, write_wheel
-from scripts.asset_build.check import ProvenSet, prove_structure
-from scripts.asset_build.digest import file_sha256, set_digest
+from scripts.asset_build.digests import file_sha256, set_digest
 from scripts.asset_build.errors import BuildError, plain
-from scripts.asset_build.layout import PLATFORM_TAG
 from scripts.asset_build.lock import LOCK_NAME, Lock, LockedSet, read_lock_file
-from scripts.asset_build.sbom import SBOM_FOLDER, SBOM_NAME, UNKNOWN, format_sbom, sbom_of, serial_number
-from scripts.asset_build.stage import manifest_of, manifest_source
+from scripts.asset_build.release_layout import PLATFORM_TAG
+from scripts.asset_build.wheel.archive import mode_in_wheel, write_wheel
+from scripts.asset_build.wheel.package_data import manifest_of, manifest_source
+from scripts.asset_build.wheel.sbom import SBOM_FOLDER, SBOM_NAME, UNKNOWN, format_sbom, sbom_of, serial_number
+from scripts.asset_build.wheel.verify import ProvenSet, prove_structure
 from scripts.environment import PROJECT
 from supermachine_kernel._assets import ASSETS, KERNEL
 from supermachine_kernel._version import VERSION

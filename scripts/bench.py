@@ -24,8 +24,8 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: its wheel.py would hide the package wheel
 
 from scripts import environment, wheel
-from scripts.asset_build.digest import file_sha256
-from scripts.asset_build.layout import release_folder
+from scripts.asset_build.digests import file_sha256
+from scripts.asset_build.release_layout import release_folder
 from scripts.environment import PROJECT, SetupError, say
 from supermachine_kernel._version import VERSION
 
@@ -53,7 +53,7 @@ _FETCH = """\
 import json, os, resource, sys, time
 from pathlib import Path
 from scripts.asset_build.lock import LockedAsset, LockedFile, LockedSet
-from scripts.asset_build.release import fetch
+from scripts.asset_build.fetch.locked_files import fetch
 
 name, *numbers = sys.argv[1:]
 size, sha256, packed_size, packed_sha256 = numbers

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable, NoReturn
 
-from scripts.asset_build.cache import user_cache
 from scripts.asset_build.errors import BuildError
+from scripts.asset_build.fetch.cache import user_cache
 
 PROJECT = Path(__file__).resolve().parents[1]
 PIP = "pip==26.0.1"

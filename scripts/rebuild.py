@@ -21,7 +21,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: its wheel.py would hide the package wheel
 
 from scripts import environment
-from scripts.asset_build.sources import BUILD_INFO, tree_candidates
+from scripts.asset_build.wheel.sources import BUILD_INFO, tree_candidates
 from scripts.environment import PROJECT, SetupError, say
 from scripts.wheel import WheelError, run_build
 from supermachine_kernel._assets import ASSETS, SET

@@ -16,11 +16,11 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: its wheel.py would hide the package wheel
 
 from scripts import environment
-from scripts.asset_build.check import prove
 from scripts.asset_build.errors import BuildError
-from scripts.asset_build.layout import release_folder
 from scripts.asset_build.lock import LOCK_NAME, LockedSet, read_lock_file
-from scripts.asset_build.sources import resolve
+from scripts.asset_build.release_layout import release_folder
+from scripts.asset_build.wheel.sources import resolve
+from scripts.asset_build.wheel.verify import prove
 from scripts.environment import PROJECT, SetupError, say
 from supermachine_kernel._assets import SET
 from supermachine_kernel._version import VERSION
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def stage(options: argparse.Namespace) -> dict[str, Any]:
     """Pack the set that a build would take into the release layout, and lock it."""
-    from scripts.asset_build.publish import plan_lock, stage_release, write_beside
+    from scripts.asset_build.release.publish import plan_lock, stage_release, write_beside
 
     source = resolve(PROJECT, os.environ)
     say(f"proving the set of the {source.kind}")
@@ -82,7 +82,7 @@ def stage(options: argparse.Namespace) -> dict[str, Any]:
 
 def lock(options: argparse.Namespace) -> dict[str, Any]:
     """Lock the release that is published at a base, every file of it checked."""
-    from scripts.asset_build.publish import lock_published, plan_lock
+    from scripts.asset_build.release.publish import lock_published, plan_lock
 
     locked = lock_published(options.base, os.environ, _locked(options.lock))
     change = plan_lock(options.lock, locked, replace=options.replace)
@@ -94,7 +94,7 @@ def lock(options: argparse.Namespace) -> dict[str, Any]:
 
 def source(options: argparse.Namespace) -> dict[str, Any]:
     """Write the corresponding source of the set into a folder."""
-    from scripts.asset_build import source_archive
+    from scripts.asset_build.release import source_archive
 
     return {"archive": str(source_archive.write(options.out))}
 

@@ -17,8 +17,8 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: this very file would hide the package wheel
 
 from scripts import audit, environment
-from scripts.asset_build.layout import PLATFORM_TAG
 from scripts.asset_build.lock import LOCK_NAME
+from scripts.asset_build.release_layout import PLATFORM_TAG
 from scripts.environment import PROJECT, SetupError, say
 from supermachine_kernel._assets import ASSETS
 
@@ -101,7 +101,8 @@ def _bring_assets(python: Path, folder: Path) -> Path:
     say("bringing the assets")
     folder.mkdir()
     # In the caller's folder, from which the variables name theirs; with the project first on the path.
-    program = "import sys; sys.path[0] = sys.argv[1]; from scripts.asset_build import bring; bring.main(sys.argv[2])"
+    module = "scripts.asset_build.wheel.collect"
+    program = f"import sys; sys.path[0] = sys.argv[1]; import {module} as collect; collect.main(sys.argv[2])"
     command = [str(python), "-c", program, str(PROJECT), str(folder)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if done.returncode:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.asset_build.archive import (
+from scripts.asset_build.wheel.archive import (
     TAR_DATE,
     ZIP_DATE,
     _gzip,

@@ -26,10 +26,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scripts import audit, environment
-from scripts.asset_build.archive import write_wheel
-from scripts.asset_build.digest import set_digest
+from scripts.asset_build.digests import set_digest
 from scripts.asset_build.lock import LOCK_NAME, Lock, LockedAsset, LockedFile, LockedSet, format_lock
-from scripts.asset_build.sbom import format_sbom, serial_number
+from scripts.asset_build.wheel.archive import write_wheel
+from scripts.asset_build.wheel.sbom import format_sbom, serial_number
 from scripts.environment import PROJECT
 from supermachine_kernel._assets import ASSETS, SET
 from supermachine_kernel._version import VERSION

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.asset_build.cache import Cache, cache_folder
 from scripts.asset_build.errors import BuildError
+from scripts.asset_build.fetch.cache import Cache, cache_folder
 from scripts.asset_build.lock import LockedFile
 
 WANTED = LockedFile(7, hashlib.sha256(b"content").hexdigest())

@@ -14,11 +14,11 @@ from typing import Callable
 
 import pytest
 
-from scripts.asset_build.check import prove
-from scripts.asset_build.digest import set_digest
+from scripts.asset_build.digests import set_digest
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.lock import LockedAsset, LockedFile, LockedSet
-from scripts.asset_build.sources import Source
+from scripts.asset_build.wheel.sources import Source
+from scripts.asset_build.wheel.verify import prove
 from supermachine_kernel._assets import ASSETS
 from tests.support import elf
 

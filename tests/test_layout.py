@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts.asset_build.layout import format_sums, packed_name, parse_sums, release_folder
+from scripts.asset_build.release_layout import format_sums, packed_name, parse_sums, release_folder
 
 digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,30}", fullmatch=True)

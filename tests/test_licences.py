@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.asset_build.sbom import LICENCES
+from scripts.asset_build.wheel.sbom import LICENCES
 from supermachine_kernel._assets import ASSETS
 
 # What a text must say to be that licence: enough to tell it from any other.

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from scripts import rebuild
-from scripts.asset_build.archive import write_wheel
+from scripts.asset_build.wheel.archive import write_wheel
 
 pytestmark = pytest.mark.slow
 

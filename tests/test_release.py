@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from scripts.asset_build.check import prove
 from scripts.asset_build.errors import BuildError
-from scripts.asset_build.layout import SUMS_NAME, packed_name, release_folder
 from scripts.asset_build.lock import LOCK_NAME, LockedSet, read_lock_file
-from scripts.asset_build.sources import Source
+from scripts.asset_build.release_layout import SUMS_NAME, packed_name, release_folder
+from scripts.asset_build.wheel.sources import Source
+from scripts.asset_build.wheel.verify import prove
 from supermachine_kernel._assets import ASSETS, SET
 from supermachine_kernel._version import VERSION
 from tests.support import disk, nginx

@@ -9,10 +9,10 @@ from typing import cast
 import pytest
 
 from scripts.asset_build.errors import BuildError
-from scripts.asset_build.layout import BASE, release_folder
-from scripts.asset_build.progress import Progress
-from scripts.asset_build.release import Base, is_offline, parse_base
-from scripts.asset_build.transfer import PATIENCE, Sink
+from scripts.asset_build.fetch.locked_files import Base, is_offline, parse_base
+from scripts.asset_build.fetch.progress import Progress
+from scripts.asset_build.fetch.transfer import PATIENCE, Sink
+from scripts.asset_build.release_layout import BASE, release_folder
 from supermachine_kernel._version import VERSION
 
 

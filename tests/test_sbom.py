@@ -16,11 +16,11 @@ from cyclonedx.validation.json import JsonStrictValidator
 from lib4sbom.parser import SBOMParser  # type: ignore[import-untyped]
 from packageurl import PackageURL
 
-from scripts.asset_build.check import ProvenSet, prove
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.lock import LockedAsset, LockedFile, LockedSet
-from scripts.asset_build.sbom import embedded_config, format_sbom, sbom_of, serial_number
-from scripts.asset_build.sources import Source
+from scripts.asset_build.wheel.sbom import embedded_config, format_sbom, sbom_of, serial_number
+from scripts.asset_build.wheel.sources import Source
+from scripts.asset_build.wheel.verify import ProvenSet, prove
 from supermachine_kernel._assets import ASSETS
 
 LIBRARIES = ["musl", "libgcc"]

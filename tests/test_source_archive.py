@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from scripts.asset_build import source_archive
 from scripts.asset_build.errors import BuildError
+from scripts.asset_build.release import source_archive
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from scripts.asset_build.errors import BuildError
-from scripts.asset_build.sources import Source, resolve
+from scripts.asset_build.wheel.sources import Source, resolve
 from supermachine_kernel._assets import ASSETS
 
 NAMES = [asset.name for asset in ASSETS]

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.asset_build.errors import BuildError
-from scripts.asset_build.progress import Progress
-from scripts.asset_build.transfer import (
+from scripts.asset_build.fetch.progress import Progress
+from scripts.asset_build.fetch.transfer import (
     PATIENCE,
     ReleaseHost,
     Sink,

@@ -30,11 +30,11 @@ import trustme
 
 from scripts import environment
 from scripts.asset_build.errors import BuildError
-from scripts.asset_build.layout import packed_name, release_folder
+from scripts.asset_build.fetch.locked_files import fetch
+from scripts.asset_build.fetch.transfer import Patience
+from scripts.asset_build.fetch.xz import pack
 from scripts.asset_build.lock import LOCK_NAME, Lock, LockedAsset, LockedFile, LockedSet, format_lock
-from scripts.asset_build.release import fetch
-from scripts.asset_build.transfer import Patience
-from scripts.asset_build.xz import pack
+from scripts.asset_build.release_layout import packed_name, release_folder
 from supermachine_kernel._assets import ASSETS, SET
 from supermachine_kernel._version import VERSION
 from tests.support import faults_page, nginx

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.asset_build.errors import WrongContent
+from scripts.asset_build.fetch.xz import Unpacker, pack
 from scripts.asset_build.lock import LockedAsset, LockedFile
-from scripts.asset_build.xz import Unpacker, pack
 
 CONTENT = random.Random(1).randbytes(300_000) + bytes(3 << 20) + random.Random(2).randbytes(1000)
 """3.4 MB: several of the unpacker's pieces."""

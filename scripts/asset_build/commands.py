@@ -21,14 +21,14 @@ from setuptools.command.sdist import sdist
 
 from supermachine_kernel._assets import SET
 
-from .archive import normalize_sdist, normalize_wheel
-from .check import ProvenSet, prove
 from .errors import BuildError
-from .layout import PLATFORM_TAG
 from .lock import LockedSet, read_lock
-from .sbom import write_sbom
-from .sources import NothingFound, resolve
-from .stage import stage, unstage, version_of
+from .release_layout import PLATFORM_TAG
+from .wheel.archive import normalize_sdist, normalize_wheel
+from .wheel.package_data import stage, unstage, version_of
+from .wheel.sbom import write_sbom
+from .wheel.sources import NothingFound, resolve
+from .wheel.verify import ProvenSet, prove
 
 PACKAGE = "supermachine_kernel"
 PROJECT = Path(__file__).resolve().parents[2]

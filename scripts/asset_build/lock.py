@@ -9,7 +9,7 @@ from typing import Any, Optional
 from supermachine_kernel._assets import ASSETS, SET
 from supermachine_kernel._version import VERSION
 
-from .digest import set_digest
+from .digests import set_digest
 from .errors import BuildError, plain
 
 LOCK_NAME = "assets.lock.json"

@@ -15,8 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-from scripts.asset_build import cache, release
-from scripts.asset_build.digest import file_sha256
+from scripts.asset_build.digests import file_sha256
+from scripts.asset_build.fetch import cache
+from scripts.asset_build.fetch import locked_files as release
 from scripts.asset_build.lock import LockedSet, read_lock_file
 
 

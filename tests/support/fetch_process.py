@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from scripts.asset_build import release
-from scripts.asset_build.digest import file_sha256
+from scripts.asset_build.digests import file_sha256
 from scripts.asset_build.errors import BuildError
+from scripts.asset_build.fetch import locked_files as release
 from scripts.asset_build.lock import read_lock_file
 
 

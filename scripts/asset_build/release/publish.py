@@ -11,15 +11,15 @@ from typing import Any, Callable, Optional
 from supermachine_kernel._assets import ASSETS, SET, Asset
 from supermachine_kernel._version import VERSION
 
-from .check import ProvenSet, prove
-from .errors import BuildError, WrongContent
-from .layout import SUMS_NAME, format_sums, packed_name, parse_sums
-from .lock import Lock, LockedAsset, LockedFile, LockedSet, format_lock, read_lock_file
-from .progress import Progress
-from .release import Base, in_parallel, is_offline, parse_base
-from .sources import Source
-from .transfer import PATIENCE, shown
-from .xz import Unpacker, pack
+from ..errors import BuildError, WrongContent
+from ..fetch.locked_files import Base, in_parallel, is_offline, parse_base
+from ..fetch.progress import Progress
+from ..fetch.transfer import PATIENCE, shown
+from ..fetch.xz import Unpacker, pack
+from ..lock import Lock, LockedAsset, LockedFile, LockedSet, format_lock, read_lock_file
+from ..release_layout import SUMS_NAME, format_sums, packed_name, parse_sums
+from ..wheel.sources import Source
+from ..wheel.verify import ProvenSet, prove
 
 _SUMS_LIMIT = 64 << 10
 _INCOMPRESSIBLE = 1 << 20

@@ -11,8 +11,8 @@ from typing import Optional
 
 from supermachine_kernel._assets import ASSETS, SET
 
-from .errors import BuildError
-from .lock import LockedSet, read_lock
+from ..errors import BuildError
+from ..lock import LockedSet, read_lock
 
 BUILD_INFO = "build-info.json"
 
@@ -118,7 +118,7 @@ def tree_candidates(project: Path, environ: Mapping[str, str]) -> list[Path]:
 
 
 def _release(project: Path, environ: Mapping[str, str]) -> Source:
-    from .release import NotAtHand, fetch
+    from ..fetch.locked_files import NotAtHand, fetch
 
     locked: Optional[LockedSet] = read_lock(project).set(SET)
     if locked is None:

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from .layout import format_sums
+from .release_layout import format_sums
 
 
 def file_sha256(path: Path) -> str:

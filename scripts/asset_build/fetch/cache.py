@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Optional
 
-from .digest import file_sha256
-from .errors import BuildError
-from .lock import LockedFile
+from ..digests import file_sha256
+from ..errors import BuildError
+from ..lock import LockedFile
 
 _ABANDONED = 24 * 3600.0
 """Seconds after which a temporary file is a killed build's."""

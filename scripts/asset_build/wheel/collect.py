@@ -7,11 +7,11 @@ from pathlib import Path
 
 from supermachine_kernel._assets import SET
 
-from .check import prove
-from .commands import PROJECT
-from .errors import BuildError
-from .lock import read_lock
+from ..commands import PROJECT
+from ..errors import BuildError
+from ..lock import read_lock
 from .sources import BUILD_INFO, resolve
+from .verify import prove
 
 
 def main(folder: str) -> None:

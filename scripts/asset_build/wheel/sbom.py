@@ -15,11 +15,11 @@ from urllib.parse import quote
 
 from supermachine_kernel._assets import ASSETS, KERNEL, Asset
 
-from .check import ProvenSet
-from .errors import BuildError
-from .lock import LOCK_NAME, LockedSet
+from ..errors import BuildError
+from ..lock import LOCK_NAME, LockedSet
+from .package_data import manifest_of
 from .sources import BUILD_INFO
-from .stage import manifest_of
+from .verify import ProvenSet
 
 SBOM_NAME = "supermachine-kernel.cdx.json"
 SBOM_FOLDER = "sboms"  # PEP 770: inside .dist-info

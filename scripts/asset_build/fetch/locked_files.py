@@ -16,10 +16,10 @@ from urllib.parse import unquote, urlsplit
 
 from supermachine_kernel._version import VERSION
 
+from ..errors import BuildError, WrongContent
+from ..lock import LockedAsset, LockedFile, LockedSet
+from ..release_layout import BASE, packed_name, release_folder
 from .cache import Cache, cache_folder
-from .errors import BuildError, WrongContent
-from .layout import BASE, packed_name, release_folder
-from .lock import LockedAsset, LockedFile, LockedSet
 from .progress import Progress
 from .transfer import PATIENCE, Patience, ReleaseHost, Sink, download, is_loopback, refused_content, shown
 from .xz import Unpacker

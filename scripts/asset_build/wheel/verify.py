@@ -11,9 +11,9 @@ from supermachine_kernel import InspectionError
 from supermachine_kernel._assets import ASSETS, KERNEL, Asset
 from supermachine_kernel._inspect import KernelFacts, inspect_kernel, inspect_module, inspect_program
 
-from .digest import set_digest
-from .errors import BuildError, plain
-from .lock import LockedSet
+from ..digests import set_digest
+from ..errors import BuildError, plain
+from ..lock import LockedSet
 from .sources import Source
 
 

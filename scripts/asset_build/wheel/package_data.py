@@ -7,8 +7,8 @@ from typing import Any, Optional
 from supermachine_kernel._assets import ASSETS, SET
 from supermachine_kernel._version import VERSION
 
-from .check import ProvenSet
-from .lock import LockedSet
+from ..lock import LockedSet
+from .verify import ProvenSet
 
 ASSETS_FOLDER = "assets"
 MANIFEST_NAME = "_manifest.py"

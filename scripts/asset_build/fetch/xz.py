@@ -5,8 +5,8 @@ import lzma
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO, Callable
 
-from .errors import WrongContent
-from .lock import LockedAsset, LockedFile
+from ..errors import WrongContent
+from ..lock import LockedAsset, LockedFile
 
 # The .xz file format, 2.1.1.1: Header Magic Bytes.
 _MAGIC = b"\xfd7zXZ\0"

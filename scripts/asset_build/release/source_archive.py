@@ -11,15 +11,15 @@ from typing import Any
 
 from supermachine_kernel._assets import SET
 
-from .archive import write_tar
-from .check import ProvenSet, prove
-from .digest import file_sha256
-from .errors import BuildError
-from .lock import read_lock
-from .sources import BUILD_INFO, resolve
-from .stage import version_of
+from ..digests import file_sha256
+from ..errors import BuildError
+from ..lock import read_lock
+from ..wheel.archive import write_tar
+from ..wheel.package_data import version_of
+from ..wheel.sources import BUILD_INFO, resolve
+from ..wheel.verify import ProvenSet, prove
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 SYSTEM_SOURCES = Path("/usr/src")
 """Where Debian's linux-source packages put the kernel's tarball."""
 

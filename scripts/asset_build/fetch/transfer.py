@@ -21,7 +21,7 @@ from requests.auth import AuthBase
 
 from supermachine_kernel._version import VERSION
 
-from .errors import BuildError, WrongContent
+from ..errors import BuildError, WrongContent
 
 _CHUNK = 256 << 10
 _WATCH = 0.1

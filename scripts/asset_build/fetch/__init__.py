@@ -1,0 +1,1 @@
+"""Download, cache and unpack the locked files of a release."""

@@ -1,0 +1,1 @@
+"""Publish a set, and write its source archive."""

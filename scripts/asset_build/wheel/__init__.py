@@ -1,0 +1,1 @@
+"""From sources to a verified set, the package data, and the archive."""
