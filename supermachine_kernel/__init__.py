@@ -31,7 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ._extract import StrPath
+    from ._write import StrPath
 
     KERNEL_BYTES: bytes
     KERNEL_LEN: int

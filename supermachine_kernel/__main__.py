@@ -78,7 +78,7 @@ def _printable(error: UnicodeError) -> "tuple[Union[str, bytes], int]":
 
 
 def _info(options: argparse.Namespace) -> int:
-    from ._form import DESCRIPTIONS, form
+    from ._installation import DESCRIPTIONS, form
 
     installed = manifest()
     if options.json:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any, BinaryIO, Optional
 
-    from ._extract import StrPath
+    from ._write import StrPath
 
 try:
     from ._manifest import MANIFEST as _MANIFEST
@@ -138,7 +138,7 @@ class Asset:
 
         target = Path(dest)
         if parents:
-            from ._extract import make_folder
+            from ._write import make_folder
 
             make_folder(target.parent)
         self.place(target, mode=self.mode if self.mode & 0o111 else None)
@@ -157,8 +157,8 @@ class Asset:
             )
 
     def place(self, target: "StrPath", *, mode: "Optional[int]", durable: bool = False) -> None:
-        """What `extract_to` does, with the promises of `_extract.place_file`."""
-        from ._extract import place_bytes, place_file
+        """What `extract_to` does, with the promises of `_write.place_file`."""
+        from ._write import place_bytes, place_file
 
         if in_archive():
             place_bytes(self.read_bytes(), target, mode=mode, durable=durable)
@@ -300,7 +300,7 @@ def extract_all_to(directory: "StrPath") -> "Path":
     """
     from pathlib import Path
 
-    from ._extract import make_folder, sweep
+    from ._write import make_folder, sweep
 
     if not in_archive():
         assets_dir()  # a set that is not whole is not begun
@@ -332,6 +332,6 @@ def in_archive() -> bool:
 
 
 def _cure() -> str:
-    from ._form import cure
+    from ._installation import cure
 
     return cure()

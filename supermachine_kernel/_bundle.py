@@ -118,7 +118,7 @@ def _receipt() -> bytes:
 
 
 def _write_receipt(path: "Path") -> str:
-    from ._extract import place_bytes
+    from ._write import place_bytes
 
     content = _receipt()
     if path.is_file() and not path.is_symlink() and _content(path) == content:

@@ -5,7 +5,7 @@ import shutil
 import sys
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
-from . import _form
+from . import _installation
 from ._assets import ASSETS, KERNEL, SMPARK_KO, Asset, installed_version
 from ._errors import AssetError, DestinationError, InspectionError, LockstepError
 
@@ -28,7 +28,7 @@ def examine() -> "Iterator[Finding]":
     """Every finding, a cause before what follows from it."""
     yield _platform()
     yield _python()
-    yield _installation()
+    yield _how_installed()
     assets = {asset: _asset(asset) for asset in ASSETS}
     yield from assets.values()
     if assets[KERNEL].status == OK:
@@ -75,9 +75,10 @@ def _python() -> Finding:
     return Finding("python", OK, f"{platform.python_implementation()} {platform.python_version()}, {sys.executable}")
 
 
-def _installation() -> Finding:
+def _how_installed() -> Finding:
     where = os.path.dirname(os.path.abspath(__file__))
-    return Finding("installation", OK, f"{installed_version()}, {_form.DESCRIPTIONS[_form.form()]}, {where}")
+    kind = _installation.DESCRIPTIONS[_installation.form()]
+    return Finding("installation", OK, f"{installed_version()}, {kind}, {where}")
 
 
 def _asset(asset: Asset) -> Finding:
@@ -96,7 +97,7 @@ def _kernel() -> Finding:
         with KERNEL.view() as data:
             facts = inspect_kernel(data)
     except InspectionError as error:
-        return Finding("kernel release", BAD, str(error), _form.cure())
+        return Finding("kernel release", BAD, str(error), _installation.cure())
     if facts.af_tsi:
         return Finding("kernel release", OK, f"Linux {facts.release}, with AF_TSI")
     cure = "install a released wheel, or build with the AF_TSI series (kernel-build/README.md), if guests need it"
@@ -110,10 +111,10 @@ def _module() -> Finding:
         with KERNEL.view() as kernel, SMPARK_KO.view() as module:
             release, vermagic = inspect_kernel(kernel).release, inspect_module(module)
     except InspectionError as error:
-        return Finding("kernel and module", BAD, str(error), _form.cure())
+        return Finding("kernel and module", BAD, str(error), _installation.cure())
     if vermagic.split()[0] == release:
         return Finding("kernel and module", OK, f"in step: {vermagic}")
-    return Finding("kernel and module", BAD, f"kernel {release}, module for {vermagic}", _form.cure())
+    return Finding("kernel and module", BAD, f"kernel {release}, module for {vermagic}", _installation.cure())
 
 
 def _lockstep() -> Finding:
@@ -132,7 +133,7 @@ def _lockstep() -> Finding:
     try:
         require_version(release)
     except LockstepError:
-        return Finding(subject, BAD, f"supermachine {version}, {mine}", _form.cure_by(release))
+        return Finding(subject, BAD, f"supermachine {version}, {mine}", _installation.cure_by(release))
     return Finding(subject, OK, f"in step: supermachine {version}, {mine}")
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Optional
 
-    from ._extract import StrPath
+    from ._write import StrPath
 
 _SETTLED = 5 * 60
 """Seconds after which the system has written a file back by itself (Linux and macOS: half a minute)."""
@@ -53,7 +53,7 @@ def default_directory() -> "Path":
 
 def complete(folder: "Path") -> "dict[str, str]":
     """Make the set in `folder` whole; what was done to each file, by name: "kept", "mended" or "written"."""
-    from ._extract import make_folder, sweep
+    from ._write import make_folder, sweep
 
     manifest()  # without one there is nothing to make a folder for
     make_folder(folder, durable=True)
@@ -108,7 +108,7 @@ def _settle(folder: "Path", names: "list[str]") -> None:
     """Bring to disk what another writer put there so lately that the system may not have."""
     import time
 
-    from ._extract import sync
+    from ._write import sync
 
     try:
         now = time.time()

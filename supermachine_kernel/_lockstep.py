@@ -21,7 +21,7 @@ def require_version(version: str) -> None:
         raise ValueError(f"expected a release version X.Y.Z, found {version!r}; pass e.g. {VERSION!r}")
     found = installed_version()
     if release_of(found) != version:
-        from ._form import cure_by
+        from ._installation import cure_by
 
         raise LockstepError(
             f"expected supermachine-kernel {version}, found {found}: snapshots are keyed to the kernel build; "

@@ -285,7 +285,7 @@ def test_what_does_not_fit_record(
         (replacing("entry_points.txt$", b"", b"\xff"), "METADATA: entry_points.txt"),
         (replacing("top_level.txt$", b"\n", b"\nrequests\n"), "METADATA: top_level.txt: .*found 'requests'"),
         (replacing("METADATA$", b"License-File: NOTICE", b"License-File: \xff"), "licences: METADATA"),
-        (replacing("_extract.py$", b"import os", b"import sys, os"), "module: supermachine_kernel/_extract.py"),
+        (replacing("_write.py$", b"import os", b"import sys, os"), "module: supermachine_kernel/_write.py"),
         (replacing("_manifest.py$", b"\nMANIFEST", b"\nimport os\nMANIFEST"), "manifest: .*found 'import os'"),
         (replacing("_manifest.py$", b"'format': 1", b"'format': print('run')"), "manifest: .*expected the line"),
         (replacing("_manifest.py$", b"'format': 1", b"'format': True"), "manifest: .*expected the line .*'format': 1"),

@@ -37,7 +37,7 @@ def change_everything_beside(checkout: Path) -> None:
     """Edits everywhere but in what the assets are made from."""
     for name in ("README.md", "CHANGELOG.md", "kernel-build/README.md", "kernel-build/patches/aarch64/README.md"):
         append(checkout / name, "\nA sentence more.\n")
-    for name in ("supermachine_kernel/_extract.py", "scripts/wheel.py", "tests/conftest.py", "tests/test_new.py"):
+    for name in ("supermachine_kernel/_write.py", "scripts/wheel.py", "tests/conftest.py", "tests/test_new.py"):
         append(checkout / name, "\n# a comment more\n")
     append(checkout / "kernel-build/scripts/build.sh", "\n# what is around the recipe is free to change\n")
     append(checkout / "kernel-build/out/aarch64/kernel", "an older build")

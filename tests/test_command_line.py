@@ -15,7 +15,7 @@ import pytest
 
 from supermachine_kernel import __main__ as program
 from supermachine_kernel._doctor import examine
-from supermachine_kernel._form import DESCRIPTIONS
+from supermachine_kernel._installation import DESCRIPTIONS
 from tests.support import child
 
 

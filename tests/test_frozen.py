@@ -119,7 +119,7 @@ def _check_path(path: str, form: str, wheel: Path) -> None:
 
 
 def _form_in_words(form: str) -> str:
-    from supermachine_kernel._form import DESCRIPTIONS
+    from supermachine_kernel._installation import DESCRIPTIONS
 
     return DESCRIPTIONS[form]
 

@@ -174,7 +174,8 @@ def test_unreadable_asset_is_an_asset_error(damaged: Path) -> None:
     path = damaged / "supermachine_kernel" / "assets" / "kernel"
     path.chmod(0)
     as_nobody = (
-        "import importlib.metadata, mmap, os; from supermachine_kernel import _form; os.geteuid() or os.seteuid(65534)"
+        "import importlib.metadata, mmap, os; from supermachine_kernel import _installation; "
+        "os.geteuid() or os.seteuid(65534)"
     )
     message = child.error_of(f"{as_nobody}; supermachine_kernel.KERNEL.view()", site=damaged)
     assert message.startswith(

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import supermachine_kernel
 from supermachine_kernel import ASSETS, KERNEL, MANIFEST, SMPARK_KO, _form
-from supermachine_kernel._form import DESCRIPTIONS
+from supermachine_kernel._installation import DESCRIPTIONS
 from tests.support import child, disk
 
 SUBJECTS = [
@@ -301,7 +301,8 @@ class TestForm:
         for folder in damaged.glob("*.dist-info"):
             shutil.rmtree(folder)
         done = child.python(
-            "import sys; sys.path.append(sys.argv[1]); from supermachine_kernel._form import form; print(form())",
+            "import sys; sys.path.append(sys.argv[1])\n"
+            "from supermachine_kernel._installation import form; print(form())",
             installed,
             site=damaged,
         )
@@ -322,7 +323,8 @@ class TestForm:
         (folder / "RECORD").unlink()
         (folder / "direct_url.json").write_text(json.dumps({"url": damaged.as_uri(), "dir_info": {"editable": True}}))
         done = child.python(
-            "import sys; sys.path.append(sys.argv[1]); from supermachine_kernel._form import form; print(form())",
+            "import sys; sys.path.append(sys.argv[1])\n"
+            "from supermachine_kernel._installation import form; print(form())",
             damaged,
             site=site,
         )

@@ -24,7 +24,7 @@ from supermachine_kernel import (
     Asset,
     DestinationError,
     DestinationIsDirectoryError,
-    _extract,
+    _write,
     ensure_assets,
 )
 from tests.support import child, disk
@@ -188,7 +188,7 @@ print(supermachine_kernel.ensure_assets("."))
             fill(folder)
             assert set(os.listdir(folder)) == {asset.name for asset in ASSETS} | names
             with monkeypatch.context() as patch:
-                patch.setattr(_extract, "_ABANDONED", -60)  # the time of change is the system's alone to set
+                patch.setattr(_write, "_ABANDONED", -60)  # the time of change is the system's alone to set
                 fill(folder)
             others = set(os.listdir(folder)) - {asset.name for asset in ASSETS}
             assert others == {".supermachine-notes", "mine.tmp"}
@@ -291,7 +291,7 @@ class TestAtOnce:
         """They fork from one that has done its imports, wait for the same pipe, and are there within a millisecond."""
         program = """\
 import os, sys, supermachine_kernel
-from supermachine_kernel import _ensure, _extract
+from supermachine_kernel import _ensure, _write
 import hashlib, pathlib, mmap, time, contextlib
 reader, writer = os.pipe()
 children = []
@@ -336,7 +336,7 @@ print([os.waitpid(child, 0)[1] for child in children].count(0))
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A laptop that is closed in the middle of the first start, and opened to the second."""
-        monkeypatch.setattr(_extract, "_ABANDONED", -60)  # the hours have passed
+        monkeypatch.setattr(_write, "_ABANDONED", -60)  # the hours have passed
         program = "import sys, supermachine_kernel; supermachine_kernel.ensure_assets(sys.argv[1])"
         for attempt in range(50):
             folder = tmp_path / str(attempt)
@@ -362,7 +362,7 @@ print([os.waitpid(child, 0)[1] for child in children].count(0))
 KILLER = """\
 import os, pathlib, random, signal, sys, time, hashlib, mmap, contextlib
 import supermachine_kernel
-from supermachine_kernel import ASSETS, _ensure, _extract, ensure_assets
+from supermachine_kernel import ASSETS, _ensure, _write, ensure_assets
 
 folder, times = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 contents = {asset.name: asset.read_bytes() for asset in ASSETS}
@@ -378,7 +378,7 @@ def damage():
 started = time.monotonic()
 ensure_assets(folder)
 takes = time.monotonic() - started
-_extract._ABANDONED = -60  # what is there between two of them has no writer
+_write._ABANDONED = -60  # what is there between two of them has no writer
 rounds, cut, abandoned = 0, 0, 0
 while rounds < times or rounds < 4 * times and (cut < times // 4 or not abandoned):
     rounds += 1

@@ -27,7 +27,7 @@ from supermachine_kernel import (
     DestinationError,
     DestinationIsDirectoryError,
     DestinationMissingError,
-    _extract,
+    _write,
 )
 from tests.support import child, disk
 
@@ -57,7 +57,7 @@ def test_a_source_that_changed_its_size_goes_nowhere(difference: int, tmp_path: 
     (tmp_path / "file").write_text("mine")
     size = SMPARK_KO.size + difference
     with SMPARK_KO.path.open("rb") as reader, pytest.raises(DestinationError) as refused:
-        _extract.place_file(reader, tmp_path / "file", size=size)
+        _write.place_file(reader, tmp_path / "file", size=size)
     assert str(refused.value).startswith(
         f"{tmp_path / 'file'}: expected to write {size} bytes, wrote {SMPARK_KO.size}: the source changed meanwhile; "
     )
@@ -188,7 +188,7 @@ def as_nobody(program: str, folder: Path, *arguments: object, mode: int = 0o777)
     start = """\
 import os, sys
 from supermachine_kernel import SMPARK_KO
-from supermachine_kernel._extract import place_bytes, place_file
+from supermachine_kernel._write import place_bytes, place_file
 os.chdir(sys.argv[1])
 content = SMPARK_KO.read_bytes()
 with SMPARK_KO.path.open("rb") as reader:
