@@ -228,7 +228,7 @@ def test_frozen_app_without_its_data_is_told_to_collect_it(damaged: Path) -> Non
 
 
 def test_a_checkout_is_told_to_build(damaged: Path) -> None:
-    """And an editable install: tests/test_editable.py."""
+    """And an editable install: tests/wheel/test_editable.py."""
     for metadata in damaged.glob("*.dist-info"):
         shutil.rmtree(metadata)
     (damaged / "setup.cfg").touch()

@@ -14,9 +14,9 @@ _HEAD = """\
 # Faults of a fetch, and what comes of each
 
 A build that takes its assets from the release ends in the right bytes or in one line, and then there is no wheel. Each
-row was injected for real, on loopback, by `tests/test_transfer_faults.py`; the tests fail when a row no longer says
-what happens. Host names, digests and times are taken out of the lines. To write the page anew, run
-`SUPERMACHINE_TEST_WRITE_FAULTS=1 python3 scripts/test.py -- -n 0 tests/test_transfer_faults.py`.
+row was injected for real, on loopback, by `tests/fetch/test_transfer_faults.py`; the tests fail when a row no longer
+says what happens. Host names, digests and times are taken out of the lines. To write the page anew, run
+`SUPERMACHINE_TEST_WRITE_FAULTS=1 python3 scripts/test.py -- -n 0 tests/fetch/test_transfer_faults.py`.
 
 "once" is the first request alone, "always" each of them; a line after "right bytes" is a note shown on the way.
 

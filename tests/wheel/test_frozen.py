@@ -137,7 +137,7 @@ def test_pyinstaller_takes_assets_and_metadata_by_itself(wheel: Path, tmp_path: 
 def test_cx_freeze_with_the_code_in_a_zip_says_what_to_do(wheel: Path, tmp_path: Path) -> None:
     """library.zip takes code, and leaves the assets behind: an error with a cure, not a short read."""
     environment = {**author(wheel, tmp_path), "PYTHONPATH": os.environ["PYTHONPATH"]}
-    script = str(Path(__file__).parents[1] / "examples" / "app.py")
+    script = str(Path(__file__).parents[2] / "examples" / "app.py")
     zipped = ["--packages", "supermachine_kernel", "--zip-include-packages", "supermachine_kernel"]
     freeze = [sys.executable, "-m", "cx_Freeze", "build_exe", "--script", script, "--build-exe", "dist", *zipped]
     run(freeze, environment, tmp_path)

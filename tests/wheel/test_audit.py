@@ -37,7 +37,7 @@ from tests.support import checkout
 
 Members = dict[str, bytes]
 LOCK = PROJECT / LOCK_NAME
-UNLOCKED = Path(__file__).parent / "fixtures" / "unlocked.json"
+UNLOCKED = Path(__file__).parents[1] / "fixtures" / "unlocked.json"
 """A lock that locks nothing: for what is done to a custom wheel, whether or not its files are the release by now."""
 KERNEL = "supermachine_kernel/assets/kernel"
 INIT_OCI = "supermachine_kernel/assets/init-oci"

@@ -19,7 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 README = (PROJECT / "README.md").read_text()
 FREEZERS = {"pex": "pex", "shiv": "shiv", "cx_freeze": "cx_Freeze", "pyinstaller": "pyinstaller", "nuitka": "nuitka"}
 """What pip calls each; Nuitka is published as an sdist alone."""

@@ -627,7 +627,7 @@ def process(lock: Path, environ: dict[str, str], *arguments: str, limit: str = "
     """Fetch in a process of its own, under the shell's `limit`."""
     shell = ["sh", "-c", f'{limit} && exec "$@"', "sh"]
     command = [*shell, sys.executable, "-m", "tests.support.fetch_process", str(lock), *arguments]
-    project = Path(__file__).resolve().parents[1]
+    project = Path(__file__).resolve().parents[2]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=project, env={**os.environ, **environ}, stdout=pipe, stderr=pipe, text=True)
 
@@ -725,7 +725,7 @@ def test_killed_at_any_moment(environ: dict[str, str], tmp_path: Path) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     lock = write_lock(tmp_path / "lock", locked_four())
-    project = Path(__file__).resolve().parents[1]
+    project = Path(__file__).resolve().parents[2]
     with serve_four(0.02) as host:
         environ["SUPERMACHINE_RELEASE_URL"] = host.url
         command = [sys.executable, "-m", "tests.support.fetch_killed", str(lock), str(seed), "100", "0.3"]

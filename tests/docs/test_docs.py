@@ -14,7 +14,7 @@ import yaml
 from sybil import Document, Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
-DOCUMENTS = sorted(path.name for path in (Path(__file__).parents[1] / "docs").glob("*.md"))
+DOCUMENTS = sorted(path.name for path in (Path(__file__).parents[2] / "docs").glob("*.md"))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 from scripts.boot import STAGES, describe_failure, stages_of
 from scripts.guest.qemu import Boot, Line
 
-BOOT = Path(__file__).resolve().parents[1] / "scripts" / "boot.py"
+BOOT = Path(__file__).resolve().parents[2] / "scripts" / "boot.py"
 
 
 def run(

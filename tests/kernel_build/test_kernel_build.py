@@ -20,7 +20,7 @@ import pytest
 
 from tests.support import disk
 
-KERNEL_BUILD = Path(__file__).resolve().parents[1] / "kernel-build"
+KERNEL_BUILD = Path(__file__).resolve().parents[2] / "kernel-build"
 ASSETS = ["init-oci", "kernel", "smpark.ko", "supermachine-agent"]
 
 # The groups of options that issue "From source to a booted wheel" asks for.

@@ -19,7 +19,7 @@ import pytest
 from scripts.asset_build.lock import read_lock
 from supermachine_kernel._version import VERSION
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 TAG = "py3-none-macosx_11_0_arm64"
 MODULE_FILES = {
     "__init__.py",
