@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -16,6 +15,7 @@ from typing import Callable, NoReturn
 
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.fetch.cache import user_cache
+from scripts.asset_build.file_lock import file_lock
 
 PROJECT = Path(__file__).resolve().parents[1]
 PIP = "pip==26.0.1"
@@ -106,16 +106,21 @@ def _end(number: int, _: object) -> NoReturn:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of that file, alone on this machine. Raises SetupError where it cannot be made."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        raise SetupError(
-            f"{path.parent}: expected a cache folder to write to, found: {error.strerror}; set XDG_CACHE_HOME to one"
-        ) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Hold the lock of that file, alone on this machine. Raises SetupError if the file cannot be made.
+
+    Where the file system has no locks, the work goes on after a line that says so.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            not_held = stack.enter_context(file_lock(path))
+        except OSError as error:
+            raise SetupError(
+                f"{path.parent}: expected a cache folder to write to, found: {error.strerror}; "
+                "set XDG_CACHE_HOME to one"
+            ) from error
+        if not_held:
+            say(f"warning: {path}: cannot be locked ({not_held}); run one program of this project at a time")
         yield
 
 

@@ -22,6 +22,7 @@ from setuptools.command.sdist import sdist
 from supermachine_kernel._assets import SET
 
 from .errors import BuildError
+from .file_lock import file_lock
 from .lock import LockedSet, read_lock
 from .release_layout import PLATFORM_TAG
 from .wheel.archive import normalize_sdist, normalize_wheel
@@ -171,11 +172,10 @@ def _refuse_sdist_elsewhere() -> None:
 @contextlib.contextmanager
 def _alone_in_the_checkout() -> Iterator[None]:
     """Wait for another build that writes into the checkout, as an sdist and an editable install do."""
-    with (PROJECT / "setup.py").open() as file:
-        if sys.platform != "win32":
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
+    path = (PROJECT / "setup.py").resolve()
+    with file_lock(path) as not_held:
+        if not_held:
+            print(f"warning: {path}: cannot be locked ({not_held}); run one build at a time here", file=sys.stderr)
         yield
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -16,6 +15,7 @@ from typing import BinaryIO, Optional
 
 from ..digests import file_sha256
 from ..errors import BuildError
+from ..file_lock import file_lock
 from ..lock import LockedFile
 
 _ABANDONED = 24 * 3600.0
@@ -118,13 +118,10 @@ class Cache:
     @contextlib.contextmanager
     def alone(self, wanted: LockedFile, stop: threading.Event, patience: float) -> Iterator[None]:
         """Let one build at a time make an entry, and the others find it; they wait `patience` seconds at most."""
-        deadline = time.monotonic() + patience
         with contextlib.ExitStack() as stack:
-            with contextlib.suppress(OSError):
-                descriptor = _open_lock(self.path(wanted).with_suffix(".lock"))
-                stack.callback(os.close, descriptor)
-                while not _locked(descriptor) and time.monotonic() < deadline and not stop.wait(0.05):
-                    pass
+            with contextlib.suppress(OSError):  # without the lock, several builds fetch the same bytes, and that is all
+                path = self.path(wanted).with_suffix(".lock")
+                stack.enter_context(file_lock(path, timeout=patience, stop=stop))
             yield
 
     def _temporary(self, name: str) -> Path:
@@ -144,21 +141,3 @@ class Cache:
             f"{self.folder}: expected a cache that can be written, found: {error.strerror}; make room there, or set "
             "SUPERMACHINE_CACHE_DIR to another folder"
         )
-
-
-def _open_lock(path: Path) -> int:
-    """Open the lock file, unchanged whatever it is: others may write to the folder. Raises OSError for no file."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "no regular file")
-    return descriptor
-
-
-def _locked(descriptor: int) -> bool:
-    """Whether the lock is ours now. Raises OSError where the file system has no locks."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
