@@ -20,7 +20,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import supermachine_kernel
-from supermachine_kernel import ASSETS, KERNEL, MANIFEST, SMPARK_KO, _form
+from supermachine_kernel import ASSETS, KERNEL, MANIFEST, SMPARK_KO, _installation
 from supermachine_kernel._installation import DESCRIPTIONS
 from tests.support import child, disk
 
@@ -338,7 +338,7 @@ class TestForm:
     def test_any_direct_url_is_of_a_project_or_not(self, content: bytes) -> None:
         with tempfile.TemporaryDirectory() as name:
             Path(name, "direct_url.json").write_bytes(content)
-            project = _form._editable_project(metadata.PathDistribution(Path(name)))
+            project = _installation._editable_project(metadata.PathDistribution(Path(name)))
         assert project is None or os.path.isabs(project)
 
     def test_a_damaged_direct_url_is_no_traceback(self, damaged: Path) -> None:
