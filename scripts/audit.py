@@ -27,8 +27,8 @@ if not __package__:
 from scripts import environment
 from scripts.asset_build.digests import file_sha256, set_digest
 from scripts.asset_build.errors import BuildError, plain
+from scripts.asset_build.guest_sets import wheel_row
 from scripts.asset_build.lock import LOCK_NAME, Lock, LockedSet, read_lock_file
-from scripts.asset_build.release_layout import PLATFORM_TAG
 from scripts.asset_build.wheel.archive import mode_in_wheel, write_wheel
 from scripts.asset_build.wheel.package_data import manifest_of, manifest_source
 from scripts.asset_build.wheel.sbom import SBOM_FOLDER, SBOM_NAME, UNKNOWN, format_sbom, sbom_of, serial_number
@@ -38,7 +38,7 @@ from supermachine_kernel._assets import ASSETS, KERNEL
 from supermachine_kernel._version import VERSION
 
 PACKAGE = "supermachine_kernel"
-TAG = f"py3-none-{PLATFORM_TAG}"
+TAG = f"py3-none-{wheel_row().platform_tag}"
 LICENCE_EXPRESSION = "Apache-2.0 AND GPL-2.0-only AND MIT"
 EPILOG = """\
 Each link of the chain is proven from the one before it, and printed with its digest; the first that does not hold

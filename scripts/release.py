@@ -16,6 +16,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: its wheel.py would hide the package wheel
 
 from scripts import environment
+from scripts.asset_build.atomic_write import write_atomically
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.lock import LOCK_NAME, LockedSet, read_lock_file
 from scripts.asset_build.release_layout import release_folder
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def stage(options: argparse.Namespace) -> dict[str, Any]:
     """Pack the set that a build would take into the release layout, and lock it."""
-    from scripts.asset_build.release.publish import plan_lock, stage_release, write_beside
+    from scripts.asset_build.release.publish import plan_lock, stage_release
 
     source = resolve(PROJECT, os.environ)
     say(f"proving the set of the {source.kind}")
@@ -75,7 +76,7 @@ def stage(options: argparse.Namespace) -> dict[str, Any]:
     if not options.dry_run:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            write_beside(folder / name, content)
+            write_atomically(folder / name, content)
         change.write()
     return report
 

@@ -17,8 +17,8 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: this very file would hide the package wheel
 
 from scripts import audit, environment
+from scripts.asset_build.guest_sets import wheel_row
 from scripts.asset_build.lock import LOCK_NAME
-from scripts.asset_build.release_layout import PLATFORM_TAG
 from scripts.environment import PROJECT, SetupError, say
 from supermachine_kernel._assets import ASSETS
 
@@ -162,7 +162,7 @@ def _check(python: Path, wheel: Path) -> dict[str, Any]:
 def install(python: Path, wheel: Path, target: Path) -> None:
     """Install the wheel into the folder `target` as pip would for macOS on Apple Silicon. Raises WheelError."""
     command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
-    command += ["--no-deps", "--platform", PLATFORM_TAG, "--only-binary=:all:", "--target", str(target)]
+    command += ["--no-deps", "--platform", wheel_row().platform_tag, "--only-binary=:all:", "--target", str(target)]
     done = subprocess.run([*command, str(wheel)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise WheelError(f"{wheel.name}: pip does not install it: {done.stderr.strip()}")

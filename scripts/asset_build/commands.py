@@ -23,8 +23,8 @@ from supermachine_kernel._assets import SET
 
 from .errors import BuildError
 from .file_lock import file_lock
+from .guest_sets import wheel_row
 from .lock import LockedSet, read_lock
-from .release_layout import PLATFORM_TAG
 from .wheel.archive import normalize_sdist, normalize_wheel
 from .wheel.package_data import stage, unstage, version_of
 from .wheel.sbom import write_sbom
@@ -103,7 +103,7 @@ class BdistWheel(bdist_wheel):
     distribution: AssetDistribution
 
     def get_tag(self) -> tuple[str, str, str]:
-        return ("py3", "none", "any" if self.distribution.editable else PLATFORM_TAG)
+        return ("py3", "none", "any" if self.distribution.editable else wheel_row().platform_tag)
 
     def finalize_options(self) -> None:
         """Settle the version first: it names the wheel and its .dist-info."""
@@ -159,12 +159,12 @@ class Sdist(sdist):
 
 def _refuse_sdist_elsewhere() -> None:
     """An sdist on another platform would make a wheel that cannot be installed there, and a riddle of pip's error."""
-    from_sdist = (PROJECT / "PKG-INFO").is_file()
-    at_home = sys.platform == "darwin" and platform.machine() == "arm64"
+    row, from_sdist = wheel_row(), (PROJECT / "PKG-INFO").is_file()
+    at_home = (sys.platform, platform.machine()) in row.machines
     if from_sdist and not at_home and os.environ.get("SUPERMACHINE_CROSS_BUILD") != "1":
         raise BuildError(
-            f"supermachine-kernel is for macOS on Apple Silicon (arm64), and this is {platform.system()} on "
-            f"{platform.machine()}: a wheel built here could not be installed here; to build the {PLATFORM_TAG} "
+            f"supermachine-kernel is for {row.machines_text}, and this is {platform.system()} on "
+            f"{platform.machine()}: a wheel built here could not be installed here; to build the {row.platform_tag} "
             "wheel all the same, set SUPERMACHINE_CROSS_BUILD=1"
         )
 

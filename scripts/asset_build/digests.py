@@ -17,5 +17,5 @@ def file_sha256(path: Path) -> str:
 
 
 def set_digest(sha256_by_name: Mapping[str, str]) -> str:
-    """The set digest of design.md: SHA-256 over the set's lines as sha256sum prints them, sorted by name."""
+    """The name of one exact set: SHA-256 over its lines as sha256sum prints them, sorted by name."""
     return hashlib.sha256(format_sums(sha256_by_name).encode()).hexdigest()

@@ -42,7 +42,7 @@ class LockedSet:
 
     @property
     def digest(self) -> str:
-        """The set digest of design.md."""
+        """The set digest."""
         return set_digest({name: asset.unpacked.sha256 for name, asset in self.assets.items()})
 
 

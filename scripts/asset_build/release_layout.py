@@ -1,4 +1,4 @@
-"""The release layout of design.md: the base, the names below it, SHA256SUMS and the wheel's tag."""
+"""The release layout: the base, the names below it, and SHA256SUMS."""
 
 import re
 from collections.abc import Mapping
@@ -7,9 +7,6 @@ BASE = "https://github.com/supercorp-ai/supermachine/releases/download"
 """Where the releases are, unless SUPERMACHINE_RELEASE_URL says otherwise."""
 
 SUMS_NAME = "SHA256SUMS"
-
-PLATFORM_TAG = "macosx_11_0_arm64"
-"""The platform of the wheel, in its tag (PEP 425)."""
 
 # As sha256sum (GNU coreutils) prints and checks them: digest, space, space or "*" (binary), name.
 _SUMS_LINE = re.compile(r"([0-9a-f]{64}) [ *]([A-Za-z0-9][A-Za-z0-9._+-]*)")

@@ -14,6 +14,8 @@ import yaml
 from sybil import Document, Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
+from scripts.asset_build.guest_sets import wheel_row
+
 DOCUMENTS = sorted(path.name for path in (Path(__file__).parents[2] / "docs").glob("*.md"))
 
 
@@ -35,7 +37,7 @@ def reader(
         "PIP_NO_INDEX": "1",
         "PIP_NO_DEPS": "1",
         "PIP_ONLY_BINARY": ":all:",
-        "PIP_PLATFORM": "macosx_11_0_arm64",
+        "PIP_PLATFORM": wheel_row().platform_tag,
         "PIP_TARGET": str(tmp_path / "site"),
         "PATH": os.pathsep.join(
             (

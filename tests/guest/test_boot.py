@@ -194,7 +194,7 @@ def test_wheel_of_another_package(tmp_path: Path) -> None:
 
 
 def test_wheel_that_is_none(tmp_path: Path) -> None:
-    wheel = tmp_path / "supermachine_kernel-0.7.62-py3-none-macosx_11_0_arm64.whl"
+    wheel = tmp_path / "supermachine_kernel-0.7.62-py3-none-any.whl"
     wheel.write_bytes(b"no wheel")
     done = run(wheel)
     assert done.returncode == 1

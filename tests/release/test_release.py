@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from scripts.asset_build.errors import BuildError
+from scripts.asset_build.guest_sets import wheel_row
 from scripts.asset_build.lock import LOCK_NAME, LockedSet, read_lock_file
 from scripts.asset_build.release_layout import SUMS_NAME, packed_name, release_folder
 from scripts.asset_build.wheel.sources import Source
@@ -303,7 +304,7 @@ def test_the_same_wheel_from_the_release_the_tree_and_a_folder(
     assert len({report["sha256"] for report in reports.values()}) == 1, reports
     for report in reports.values():
         assert (report["version"], report["origin"]) == (VERSION, "release")
-        assert Path(report["wheel"]).name == f"supermachine_kernel-{VERSION}-py3-none-macosx_11_0_arm64.whl"
+        assert Path(report["wheel"]).name == f"supermachine_kernel-{VERSION}-py3-none-{wheel_row().platform_tag}.whl"
 
 
 def test_other_files_are_a_custom_build(

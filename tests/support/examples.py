@@ -10,6 +10,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+from scripts.asset_build.guest_sets import wheel_row
 from scripts.environment import cache_home
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -39,7 +40,7 @@ def author(wheel: Path, home: Path) -> dict[str, str]:
         "PIP_NO_INDEX": "1",
         "PIP_NO_DEPS": "1",
         "PIP_ONLY_BINARY": ":all:",
-        "PIP_PLATFORM": "macosx_11_0_arm64",
+        "PIP_PLATFORM": wheel_row().platform_tag,
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     }
 

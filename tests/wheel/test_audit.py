@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 
 from scripts import audit, environment
 from scripts.asset_build.digests import set_digest
+from scripts.asset_build.guest_sets import wheel_row
 from scripts.asset_build.lock import LOCK_NAME, Lock, LockedAsset, LockedFile, LockedSet, format_lock
 from scripts.asset_build.wheel.archive import write_wheel
 from scripts.asset_build.wheel.sbom import format_sbom, serial_number
@@ -36,6 +37,7 @@ from supermachine_kernel._version import VERSION
 from tests.support import checkout
 
 Members = dict[str, bytes]
+TAG = f"py3-none-{wheel_row().platform_tag}"
 LOCK = PROJECT / LOCK_NAME
 UNLOCKED = Path(__file__).parents[1] / "fixtures" / "unlocked.json"
 """A lock that locks nothing: for what is done to a custom wheel, whether or not its files are the release by now."""
@@ -276,7 +278,7 @@ def test_what_does_not_fit_record(
         (replacing("METADATA$", b"GPL-2.0-only AND ", b""), "METADATA: METADATA: expected License-Expression"),
         (replacing("METADATA$", b"\nVersion: ", b"\nVersion: 1!"), "METADATA: METADATA: expected Version"),
         (replacing("METADATA$", b"\nVersion: ", b"\nRequires-Dist: requests\nVersion: "), "METADATA: .*no requirement"),
-        (replacing("WHEEL$", b"macosx_11_0_arm64", b"macosx_11_0_x86_64"), "METADATA: WHEEL: expected Tag"),
+        (replacing("WHEEL$", b"_arm64", b"_x86_64"), "METADATA: WHEEL: expected Tag"),
         (replacing("WHEEL$", b"Root-Is-Purelib: false", b"Root-Is-Purelib: true"), "METADATA: WHEEL: .*Purelib"),
         (replacing("WHEEL$", b"\nTag", b"\nTag: py3-none-any\nTag"), "METADATA: WHEEL: expected Tag"),
         (replacing("entry_points.txt$", b"__main__:main", b"_assets:verify"), "METADATA: entry_points.txt"),
@@ -543,16 +545,16 @@ def test_an_offset_that_no_file_has(custom_wheel: Path, tmp_path: Path) -> None:
 
 def test_another_tag_in_the_file_name(custom_wheel: Path, tmp_path: Path) -> None:
     for tag in ("py3-none-any", "py3-none-macosx_11_0_x86_64", "py3-none-macosx_12_0_arm64"):
-        path = tmp_path / custom_wheel.name.replace("py3-none-macosx_11_0_arm64", tag)
+        path = tmp_path / custom_wheel.name.replace(TAG, tag)
         shutil.copy(custom_wheel, path)
-        assert re.match("file: .*expected supermachine_kernel-VERSION-py3-none-macosx_11_0_arm64", broken_link(path))
+        assert re.match(f"file: .*expected supermachine_kernel-VERSION-{TAG}", broken_link(path))
 
 
 def test_another_version_in_the_file_name(custom_wheel: Path, tmp_path: Path) -> None:
-    path = tmp_path / f"supermachine_kernel-{VERSION}-py3-none-macosx_11_0_arm64.whl"
+    path = tmp_path / f"supermachine_kernel-{VERSION}-{TAG}.whl"
     shutil.copy(custom_wheel, path)
     assert broken_link(path).startswith("RECORD: ")
-    path = path.rename(tmp_path / "supermachine_kernel-9.9.9-py3-none-macosx_11_0_arm64.whl")
+    path = path.rename(tmp_path / f"supermachine_kernel-9.9.9-{TAG}.whl")
     assert "audit from the checkout of that version" in broken_link(path)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.asset_build.guest_sets import wheel_row
 from tests.support import clean_root, dockerfile
 from tests.support.examples import EXAMPLES, assert_is_the_set, digests_in
 
@@ -28,7 +29,7 @@ PIP = {
     "PIP_FIND_LINKS": "/wheels",
     "PIP_NO_DEPS": "1",
     "PIP_ONLY_BINARY": ":all:",
-    "PIP_PLATFORM": "macosx_11_0_arm64",
+    "PIP_PLATFORM": wheel_row().platform_tag,
 }
 LINK = re.compile(r"\]\(examples/(\w+)/?\)")
 PACKAGE = re.compile(r"`([\w-]+)`")
@@ -74,7 +75,7 @@ def _with_the_wheel(root: Path, wheel: Path) -> Path:
     shutil.copytree(EXAMPLES, root / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "wheels").mkdir()
     shutil.copy(wheel, root / "wheels")
-    target = ["--platform", "macosx_11_0_arm64", "--only-binary=:all:", "--target", "/opt/site"]
+    target = ["--platform", wheel_row().platform_tag, "--only-binary=:all:", "--target", "/opt/site"]
     install = ["python3", "-m", "pip", "install", "--no-deps", "--no-index", *target, f"/wheels/{wheel.name}"]
     clean_root.run_in(root, *install)
     return root

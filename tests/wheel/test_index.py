@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from scripts import environment
+from scripts.asset_build.guest_sets import wheel_row
 from supermachine_kernel._version import VERSION
 from tests.support import checkout, index, release
 
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.slow  # a server, and uploads to it
 NEXT = "{}.{}.{}".format(*VERSION.split(".")[:2], int(VERSION.split(".")[2]) + 1)
 """A version of the library whose assets nobody published."""
 
-MAC = ("--platform", "macosx_11_0_arm64", "--only-binary=:all:")
+MAC = ("--platform", wheel_row().platform_tag, "--only-binary=:all:")
 ASSETS = {"init-oci", "kernel", "smpark.ko", "supermachine-agent"}
 
 PIP_ON_A_MAC = """
@@ -131,7 +132,7 @@ def installed_in(target: Path) -> list[str]:
 
 def test_what_is_published_is_a_release(files: Files) -> None:
     """An index takes no local version; twine's own check finds nothing either."""
-    assert files.wheel.name == f"supermachine_kernel-{VERSION}-py3-none-macosx_11_0_arm64.whl"
+    assert files.wheel.name == f"supermachine_kernel-{VERSION}-py3-none-{wheel_row().platform_tag}.whl"
     assert files.sdist.name == f"supermachine_kernel-{VERSION}.tar.gz"
     good(index.run([sys.executable, "-m", "twine", "check", "--strict", str(files.wheel), str(files.sdist)]))
 
@@ -195,7 +196,7 @@ def test_uv_elsewhere(url: str, tmp_path: Path, platform: str) -> None:
     asked = ("--python-platform", platform, "--target", tmp_path)
     said = refused(uv(url, "pip install", *asked, "supermachine-kernel"))
     assert f"supermachine-kernel=={VERSION} has no wheels with a matching platform tag" in said
-    assert "on the following platform: `macosx_11_0_arm64`" in said
+    assert f"on the following platform: `{wheel_row().platform_tag}`" in said
     assert " + supermachine-kernel" not in good(uv(url, "pip install", *asked, f"supermachine=={VERSION}"))
 
 

@@ -1,7 +1,6 @@
-"""Make a release and its lock: the layout of design.md from a proven set, the lock from a published release."""
+"""Make a release and its lock: the release layout from a proven set, the lock from a published release."""
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Callable, Optional
 from supermachine_kernel._assets import ASSETS, SET, Asset
 from supermachine_kernel._version import VERSION
 
+from ..atomic_write import write_atomically
 from ..errors import BuildError, WrongContent
 from ..fetch.locked_files import Base, in_parallel, is_offline, parse_base
 from ..fetch.progress import Progress
@@ -37,13 +37,13 @@ class Change:
     def write(self) -> None:
         """Write the lock, where it differs."""
         if self.lines:
-            write_beside(self.path, format_lock(self.lock).encode())
+            write_atomically(self.path, format_lock(self.lock).encode())
 
 
 def stage_release(proven: ProvenSet) -> tuple[LockedSet, dict[str, bytes]]:
     """The locked set of `proven`, and the release's files by name: an `.xz` for each asset, and SHA256SUMS.
 
-    The build info goes into the lock alone: the release has the files that design.md names, and no other.
+    The build info goes into the lock alone: the release has an `.xz` for each asset, SHA256SUMS, and no other file.
     """
     files = {packed_name(SET, asset.name): pack(proven.contents[asset.name]) for asset in ASSETS}
     assets = {
@@ -148,16 +148,6 @@ def plan_lock(path: Path, new: LockedSet, *, replace: bool) -> Change:
         )
         raise BuildError("\n  ".join([refusal, *lines]))
     return Change(path, lock, lines)
-
-
-def write_beside(path: Path, content: bytes) -> None:
-    """Replace the file `path` in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _differences(old: Optional[LockedSet], new: LockedSet) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from supermachine_kernel._assets import SET
 
+from ..atomic_write import replacing
 from ..digests import file_sha256
 from ..errors import BuildError
 from ..lock import read_lock
@@ -76,14 +77,9 @@ def write(out: Path, project: Path = PROJECT, environ: Mapping[str, str] = os.en
     version = version_of(proven, locked)
     name = f"supermachine-kernel-{version}-source"
     out.mkdir(parents=True, exist_ok=True)
-    archive, temporary = out / f"{name}.tar", out / f"{name}.tmp"
-    members = _members(proven, version, project, tarball)
-    try:
-        with temporary.open("wb") as file:
-            write_tar(((f"{name}/{member}", content) for member, content in members), file)
-        temporary.replace(archive)
-    finally:
-        temporary.unlink(missing_ok=True)
+    archive, members = out / f"{name}.tar", _members(proven, version, project, tarball)
+    with replacing(archive) as file:
+        write_tar(((f"{name}/{member}", content) for member, content in members), file)
     return archive
 
 

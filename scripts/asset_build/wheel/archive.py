@@ -17,6 +17,8 @@ from typing import IO
 
 from supermachine_kernel._assets import ASSETS
 
+from ..atomic_write import replacing, write_atomically
+
 # The first moment a zip entry can name (PKWARE APPNOTE 4.4.6), and the same for a tar member.
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 TAR_DATE = 315532800
@@ -29,10 +31,8 @@ _STORED_BLOCK = 0xFFFF  # RFC 1951, 3.2.4: the most bytes of a block that is not
 
 def normalize_wheel(path: Path) -> None:
     """Rewrite the wheel in place, as `write_wheel` writes it."""
-    temporary = path.with_suffix(".tmp")
-    with zipfile.ZipFile(path) as old, temporary.open("wb") as new:
+    with zipfile.ZipFile(path) as old, replacing(path) as new:
         write_wheel(((entry.filename, old.read(entry)) for entry in old.infolist() if not entry.is_dir()), new)
-    temporary.replace(path)
 
 
 def write_wheel(members: Iterable[tuple[str, bytes]], file: IO[bytes]) -> None:
@@ -55,13 +55,11 @@ def normalize_sdist(path: Path) -> None:
 
     A link, which a checkout may be made of, becomes the file it leads to.
     """
-    temporary = path.with_suffix(".tmp")
     tar = io.BytesIO()
     with tarfile.open(path) as old:
         files = [(member.name, old.extractfile(member)) for member in old.getmembers() if not member.isdir()]
         write_tar(((name, file.read()) for name, file in files if file), tar)
-    temporary.write_bytes(_gzip(tar.getvalue()))
-    temporary.replace(path)
+    write_atomically(path, _gzip(tar.getvalue()))
 
 
 def write_tar(members: Iterable[tuple[str, bytes | Path]], file: IO[bytes]) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Optional
 from supermachine_kernel._assets import ASSETS, SET
 from supermachine_kernel._version import VERSION
 
+from ..atomic_write import write_atomically
 from ..lock import LockedSet
 from .verify import ProvenSet
 
@@ -69,10 +70,7 @@ def stage(proven: ProvenSet, package: Path, locked: Optional[LockedSet]) -> None
         path = folder / asset.name
         path.write_bytes(proven.contents[asset.name])
         path.chmod(asset.mode)
-    manifest = package / MANIFEST_NAME
-    temporary = manifest.with_suffix(".tmp")
-    temporary.write_text(manifest_source(manifest_of(proven, locked)), encoding="utf-8")
-    temporary.replace(manifest)
+    write_atomically(package / MANIFEST_NAME, manifest_source(manifest_of(proven, locked)).encode())
 
 
 def unstage(package: Path) -> None:

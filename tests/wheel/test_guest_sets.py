@@ -1,0 +1,46 @@
+"""The table of wheels is the one place that knows a wheel's platform tags."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from packaging.tags import Tag, parse_tag
+
+from scripts.asset_build.guest_sets import WHEEL_ROWS, WheelRow, wheel_row
+from supermachine_kernel._assets import SET
+
+PROJECT = Path(__file__).parents[2]
+TABLE = "scripts/asset_build/guest_sets.py"
+
+
+def test_the_module_s_own_set_has_a_row() -> None:
+    assert wheel_row().guest_set == SET
+    with pytest.raises(KeyError):
+        wheel_row("riscv64")
+    assert len({row.guest_set for row in WHEEL_ROWS}) == len(WHEEL_ROWS)
+
+
+def test_the_platform_of_several_tags_is_a_compressed_tag_set() -> None:
+    row = WheelRow("x", ("musllinux_1_2_x86_64", "manylinux_2_17_x86_64"), frozenset(), "nowhere")
+    assert row.platform_tag == "manylinux_2_17_x86_64.musllinux_1_2_x86_64"
+    assert parse_tag(f"py3-none-{row.platform_tag}") == {Tag(*tag.split("-", 2)) for tag in row.tags}
+
+
+def test_every_other_spelling_of_a_mac_s_tag_is_one_of_the_table_s() -> None:
+    """Documentation, workflows and examples are read without Python and spell it; Python files take the table's."""
+    tags = {tag for row in WHEEL_ROWS for tag in row.platform_tags}
+    listed = ["git", "-C", str(PROJECT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = filter(None, subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split("\0"))
+    spelled = {}
+    for name in names:
+        if (PROJECT / name).is_file() and Path(name).suffix in {"", ".md", ".py", ".yml", ".sh", ".toml", ".cfg"}:
+            found = set(re.findall(r"macosx_\d+_\d+_arm64", (PROJECT / name).read_text(errors="replace")))
+            spelled.update({name: found} if found else {})
+    assert {name: found - tags for name, found in spelled.items() if not name.startswith("tests/")} == {
+        name: set() for name in spelled if not name.startswith("tests/")
+    }
+    in_python = {name for name in spelled if name.endswith(".py") and not name.startswith("tests/")}
+    assert in_python == {TABLE}
