@@ -11,7 +11,7 @@ import io
 import itertools
 import json
 import re
-import sys
+import runpy
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ from pathlib import Path
 from typing import Any
 
 if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: its wheel.py would hide the package wheel
+    runpy.run_path(str(Path(__file__).with_name("_path.py")))
 
-from scripts import environment
 from scripts.asset_build.digests import file_sha256, set_digest
 from scripts.asset_build.errors import BuildError, plain
 from scripts.asset_build.guest_sets import wheel_row
 from scripts.asset_build.lock import LOCK_NAME, Lock, LockedSet, read_lock_file
+from scripts.asset_build.paths import PROJECT
 from scripts.asset_build.wheel.archive import mode_in_wheel, write_wheel
 from scripts.asset_build.wheel.package_data import manifest_of, manifest_source
 from scripts.asset_build.wheel.sbom import SBOM_FOLDER, SBOM_NAME, UNKNOWN, format_sbom, sbom_of, serial_number
 from scripts.asset_build.wheel.verify import ProvenSet, prove_structure
-from scripts.environment import PROJECT
+from scripts.machine.program import run_program
 from supermachine_kernel._assets import ASSETS, KERNEL
 from supermachine_kernel._version import VERSION
 
@@ -504,4 +504,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    environment.finish(main)
+    run_program(main)

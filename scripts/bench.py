@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import runpy
 import shutil
 import statistics
 import subprocess
@@ -21,12 +22,17 @@ from pathlib import Path
 from typing import Callable
 
 if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: its wheel.py would hide the package wheel
+    runpy.run_path(str(Path(__file__).with_name("_path.py")))
 
-from scripts import environment, wheel
 from scripts.asset_build.digests import file_sha256
+from scripts.asset_build.paths import PROJECT
 from scripts.asset_build.release_layout import release_folder
-from scripts.environment import PROJECT, SetupError, say
+from scripts.machine import environments
+from scripts.machine.build import checked_wheel
+from scripts.machine.errors import SetupError, WheelError
+from scripts.machine.install import install
+from scripts.machine.packages import install_commands
+from scripts.machine.program import log, run_program
 from supermachine_kernel._version import VERSION
 
 MIB = 1 << 20
@@ -72,8 +78,8 @@ print(json.dumps([seconds, peak]))
 
 def fetch(rounds: int) -> list[Figure]:
     """A fetch of 512 MiB beside `curl | xz -d`, in turns, and its peak memory beside that of 1 MiB."""
-    environment.install_system_tools({"curl": "curl", "xz": "xz-utils"})
-    python = environment.ensure("build")
+    install_commands(["curl", "xz"])
+    python = environments.ensure("build")
     with tempfile.TemporaryDirectory(prefix="supermachine-kernel-bench-") as folder:
         base = Path(folder, "base")
         with _file_server(python, base) as url:
@@ -81,7 +87,7 @@ def fetch(rounds: int) -> list[Figure]:
             large = _Published(base, "large", 512)
             plain, fetched, peaks = [], [], []
             for turn in range(rounds):
-                say(f"round {turn + 1} of {rounds}")
+                log(f"round {turn + 1} of {rounds}")
                 plain.append(_curl_and_xz(url, large, Path(folder, "plain")))
                 seconds, peak = _fetch(python, url, large, Path(folder, "cache"))
                 fetched.append(seconds)
@@ -108,7 +114,7 @@ class _Published:
         self.name = name
         self.path = base / release_folder(VERSION) / f"aarch64-{name}.xz"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        say(f"packing {size} MiB")
+        log(f"packing {size} MiB")
         digest = hashlib.sha256()
         # The dictionary is that of a release; the rest of the preset only decides how long packing takes.
         command = ["xz", "-T1", "--check=crc64", "--lzma2=preset=0,dict=8MiB", "--stdout"]
@@ -233,12 +239,12 @@ print(json.dumps(took))
 
 def module(rounds: int) -> list[Figure]:
     """Import, view, extraction and first start of the finished wheel, ten times a round."""
-    python = environment.ensure("build")
+    python = environments.ensure("build")
     took: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="supermachine-kernel-bench-") as folder:
-        report = wheel.build_wheel(Path(folder))
+        report = checked_wheel(Path(folder))
         site = Path(folder, "site")
-        wheel.install(python, Path(report["wheel"]), site)
+        install(python, Path(report["wheel"]), site)
         _module(python, site, Path(folder, "unmeasured"))  # compiles the module's bytecode
         for turn in range(10 * rounds):
             for name, seconds in _module(python, site, Path(folder, f"out-{turn}")).items():
@@ -292,9 +298,9 @@ def main(arguments: list[str] | None = None) -> int:
     results: dict[str, list[Figure]] = {}
     try:
         for name in options.benchmark or BENCHMARKS:
-            say(f"--- {name}")
+            log(f"--- {name}")
             results[name] = BENCHMARKS[name](options.rounds)
-    except (BenchError, SetupError, wheel.WheelError) as error:
+    except (BenchError, SetupError, WheelError) as error:
         print(f"bench.py: {error}", file=sys.stderr)
         return 1
     if options.json:
@@ -332,4 +338,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    environment.finish(main)
+    run_program(main)

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -14,14 +15,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: its wheel.py would hide the package wheel
+    runpy.run_path(str(Path(__file__).with_name("_path.py")))
 
-from scripts import environment
-from scripts.environment import SetupError
 from scripts.guest import qemu
 from scripts.guest.initramfs import Initramfs
-from scripts.wheel import WheelError
-from scripts.wheel import install as install_wheel
+from scripts.machine import environments
+from scripts.machine.errors import SetupError, WheelError
+from scripts.machine.install import install as install_wheel
+from scripts.machine.packages import install_commands
+from scripts.machine.program import run_program
 
 NAMES = ("init-oci", "kernel", "smpark.ko", "supermachine-agent")
 LAST_LINES = 20
@@ -79,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 PASS, 1 a stage failed, 2 usage."""
     options = _parser().parse_args(arguments)
     try:
-        environment.install_system_tools({qemu.PROGRAM: qemu.PACKAGE})
+        install_commands([qemu.PROGRAM])
         with tempfile.TemporaryDirectory(prefix="supermachine-boot-") as scratch:
             boot = boot_assets(options.assets, Path(scratch), options)
     except (BootError, WheelError, SetupError) as error:
@@ -114,7 +116,7 @@ def boot_assets(source: Path, scratch: Path, options: argparse.Namespace) -> qem
 def install(wheel: Path, scratch: Path) -> Path:
     """Install a wheel as pip does on macOS arm64, and have the installed module hand out the four files."""
     target, folder = scratch / "site", scratch / "assets"
-    install_wheel(environment.ensure("build"), wheel, target)
+    install_wheel(environments.ensure("build"), wheel, target)
     program = "import sys, supermachine_kernel as s; s.extract_all_to(sys.argv[1])"
     command = [sys.executable, "-c", program, str(folder)]
     inside = {**os.environ, "PYTHONPATH": str(target)}
@@ -227,4 +229,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    environment.finish(main)
+    run_program(main)

@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: its wheel.py would hide the package wheel
+    runpy.run_path(str(Path(__file__).with_name("_path.py")))
 
-from scripts import environment
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.lock import LOCK_NAME, read_lock
-from scripts.environment import PROJECT
+from scripts.asset_build.paths import PROJECT
+from scripts.machine.program import run_program
 from supermachine_kernel._assets import SET
 
 BUILD = PROJECT / "kernel-build" / "scripts" / "build.sh"
@@ -67,4 +68,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    environment.finish(main)
+    run_program(main)

@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 import os
+import runpy
 import shutil
 import sys
 import tempfile
@@ -18,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: its wheel.py would hide the package wheel
+    runpy.run_path(str(Path(__file__).with_name("_path.py")))
 
-from scripts import environment
+from scripts.asset_build.paths import PROJECT
 from scripts.asset_build.wheel.sources import BUILD_INFO, tree_candidates
-from scripts.environment import PROJECT, SetupError, say
-from scripts.wheel import WheelError, run_build
+from scripts.machine import environments
+from scripts.machine.build import run_build
+from scripts.machine.errors import SetupError, WheelError
+from scripts.machine.program import log, run_program
 from supermachine_kernel._assets import ASSETS, SET
 
 EPILOG = """\
@@ -88,8 +91,8 @@ def rebuild(wheel: Path, folder: Path) -> Path:
     assets, out = folder / "set", folder / "out"
     _unpack_assets(wheel, assets)
     _add_build_info(assets)
-    say("building the wheel again")
-    python = environment.ensure("build")
+    log("building the wheel again")
+    python = environments.ensure("build")
     inside = {name: value for name, value in os.environ.items() if not name.startswith(("SUPERMACHINE_", "PYTHON"))}
     inside |= {"SUPERMACHINE_ASSETS_DIR": str(assets), "SUPERMACHINE_CROSS_BUILD": "1"}
     try:
@@ -212,4 +215,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    environment.finish(main)
+    run_program(main)

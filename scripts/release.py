@@ -8,21 +8,24 @@ import hashlib
 import importlib.util
 import json
 import os
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
 
 if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: its wheel.py would hide the package wheel
+    runpy.run_path(str(Path(__file__).with_name("_path.py")))
 
-from scripts import environment
 from scripts.asset_build.atomic_write import write_atomically
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.lock import LOCK_NAME, LockedSet, read_lock_file
+from scripts.asset_build.paths import PROJECT
 from scripts.asset_build.release_layout import release_folder
 from scripts.asset_build.wheel.sources import resolve
 from scripts.asset_build.wheel.verify import prove
-from scripts.environment import PROJECT, SetupError, say
+from scripts.machine import environments
+from scripts.machine.errors import SetupError
+from scripts.machine.program import log, run_program
 from supermachine_kernel._assets import SET
 from supermachine_kernel._version import VERSION
 
@@ -60,9 +63,9 @@ def stage(options: argparse.Namespace) -> dict[str, Any]:
     from scripts.asset_build.release.publish import plan_lock, stage_release
 
     source = resolve(PROJECT, os.environ)
-    say(f"proving the set of the {source.kind}")
+    log(f"proving the set of the {source.kind}")
     proven = prove(source, _locked(options.lock))
-    say("packing (the kernel takes a while)")
+    log("packing (the kernel takes a while)")
     locked, files = stage_release(proven)
     change = plan_lock(options.lock, locked, replace=options.replace)
     folder = options.out / release_folder(VERSION)
@@ -177,5 +180,5 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     if not all(importlib.util.find_spec(name) for name in ("requests", "tqdm")):
-        os.execv(python := str(environment.ensure("build")), [python, *sys.argv])
-    environment.finish(main)
+        os.execv(python := str(environments.ensure("build")), [python, *sys.argv])
+    run_program(main)

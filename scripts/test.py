@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,37 +15,18 @@ import time
 from pathlib import Path
 
 if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: its wheel.py would hide the package wheel
+    runpy.run_path(str(Path(__file__).with_name("_path.py")))
 
-from scripts import environment, wheel
-from scripts.environment import PROJECT, SetupError, say
+from scripts.asset_build.paths import PROJECT
+from scripts.machine import environments
+from scripts.machine.build import build_assets, checked_wheel
+from scripts.machine.errors import SetupError, WheelError
+from scripts.machine.install import install
+from scripts.machine.packages import install_commands
+from scripts.machine.program import log, run_program
 
 QUICK = ("-m", "not slow")
 SUPPORTED = ("3.9", "3.10", "3.11", "3.12", "3.13")
-SYSTEM_TOOLS = {
-    "qemu-system-aarch64": "qemu-system-arm",
-    "mkfs.btrfs": "btrfs-progs",
-    "mksquashfs": "squashfs-tools",
-    "mkfs.erofs": "erofs-utils",
-    "mkfs.ext4": "e2fsprogs",
-    "nginx": "nginx-light",
-    "debootstrap": "debootstrap",
-    "strace": "strace",
-    "openssl": "openssl",
-    "curl": "curl",
-    "xz": "xz-utils",
-    "git": "git",
-    "gcc": "gcc",
-    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
-    "arm-linux-gnueabi-as": "binutils-arm-linux-gnueabi",
-    "patchelf": "patchelf",
-    "ccache": "ccache",
-    "cpio": "cpio",
-    "node": "nodejs",
-    "npm": "npm",
-    "python3-config": "python3-dev",
-}
-"""What the tests run beside Python, and the Debian package it is in."""
 
 EPILOG = """\
 stages: ruff, mypy, the assets from source (cached), the wheel, pytest, and the tests of the installed module
@@ -68,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="supermachine-kernel-test-") as folder:
             run(Path(folder), quick=options.quick, pytest_arguments=options.pytest)
-    except (SetupError, wheel.WheelError) as error:
+    except (SetupError, WheelError) as error:
         print(f"test.py: {error}", file=sys.stderr)
         return 1
     except StageFailed as failed:
@@ -81,19 +63,19 @@ def main(arguments: list[str] | None = None) -> int:
 def run(folder: Path, *, quick: bool, pytest_arguments: list[str]) -> None:
     """The stages, in order. Raises StageFailed, SetupError or WheelError."""
     if not quick and sys.platform == "linux":
-        environment.install_system_tools(SYSTEM_TOOLS)
-    python = environment.ensure("test")
+        install_commands()
+    python = environments.ensure("test")
     _stage("ruff format", [python, "-m", "ruff", "format", "--check", "--quiet", "."])
     _stage("ruff", [python, "-m", "ruff", "check", "--quiet", "."])
     _stage("mypy", [python, "-m", "mypy"])
     if sys.platform == "linux":
-        wheel.build_assets()
+        build_assets()
     installed = _installed(python, folder)
     select = QUICK if quick else ()
     _stage("pytest", [python, "-m", "pytest", "-n", "2", *select, *pytest_arguments], installed)
     if not quick:
         for version, other in other_pythons().items():
-            module = environment.ensure("module", other)
+            module = environments.ensure("module", other)
             _stage(f"module on {version}", [module, "-m", "pytest", "-n", "2", *QUICK, "tests/module"], installed)
 
 
@@ -108,7 +90,7 @@ def other_pythons() -> dict[str, str]:
         if works and version != running:
             found[version] = works[0]
         elif version != running:
-            say(f"Python {version} is not on this machine: its module tests are left to another")
+            log(f"Python {version} is not on this machine: its module tests are left to another")
     return found
 
 
@@ -121,22 +103,22 @@ def _is(python: str, version: str) -> bool:
 
 def _installed(python: Path, folder: Path) -> dict[str, str]:
     """Build the wheel and install it as on the Mac; the environment that lets tests find both."""
-    report = wheel.build_wheel(folder)
+    report = checked_wheel(folder)
     site = folder / "site"
-    wheel.install(python, Path(report["wheel"]), site)
-    say(json.dumps({key: report[key] for key in ("version", "sha256", "set_digest")}))
+    install(python, Path(report["wheel"]), site)
+    log(json.dumps({key: report[key] for key in ("version", "sha256", "set_digest")}))
     return {"SUPERMACHINE_TEST_WHEEL": report["wheel"], "SUPERMACHINE_TEST_INSTALLED": str(site)}
 
 
 def _stage(name: str, command: list[str | Path], extra: dict[str, str] | None = None) -> None:
-    say(f"--- {name}")
+    log(f"--- {name}")
     started = time.monotonic()
     done = subprocess.run(
         [str(part) for part in command], cwd=PROJECT, env={**os.environ, **(extra or {})}, check=False
     )
     if done.returncode:
         raise StageFailed(name)
-    say(f"--- {name}: {time.monotonic() - started:.0f} s")
+    log(f"--- {name}: {time.monotonic() - started:.0f} s")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -149,4 +131,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    environment.finish(main)
+    run_program(main)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -14,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/: this very file would hide the package wheel
+    runpy.run_path(str(Path(__file__).with_name("_path.py")))
 
-from scripts import audit, environment
-from scripts.asset_build.guest_sets import wheel_row
+from scripts import audit
 from scripts.asset_build.lock import LOCK_NAME
-from scripts.environment import PROJECT, SetupError, say
+from scripts.asset_build.paths import PROJECT
+from scripts.machine import environments
+from scripts.machine.build import build_assets, run_build
+from scripts.machine.errors import SetupError, WheelError
+from scripts.machine.install import install
+from scripts.machine.program import log, run_program
 from supermachine_kernel._assets import ASSETS
 
 EPILOG = """\
@@ -33,10 +38,6 @@ examples:
   python3 scripts/wheel.py --from-source          build the four assets, then the wheel
   python3 scripts/wheel.py --out /tmp/wheels --json
 """
-
-
-class WheelError(Exception):
-    """Why there is no wheel, or no right one."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,18 +71,9 @@ def _refuse_other_sources() -> None:
         )
 
 
-def build_assets() -> None:
-    """Build the tree's assets from source; a second time they come out of the cache."""
-    say("building the assets from source")
-    script = PROJECT / "kernel-build" / "scripts" / "build.sh"
-    done = subprocess.run(["bash", str(script)], stdout=sys.stderr, check=False)
-    if done.returncode:
-        raise WheelError(f"{script.relative_to(PROJECT)} ended with {done.returncode}; its message is above")
-
-
 def build_wheel(out: Path) -> dict[str, Any]:
     """Build, check, and put the wheel into `out`; what it is, for `--json`. Raises WheelError or SetupError."""
-    python = environment.ensure("build")
+    python = environments.ensure("build")
     out = out.absolute()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -98,7 +90,7 @@ def build_wheel(out: Path) -> dict[str, Any]:
 
 def _bring_assets(python: Path, folder: Path) -> Path:
     """Have the set in a folder, the progress of a fetch shown; the one message, if there is none, is shown too."""
-    say("bringing the assets")
+    log("bringing the assets")
     folder.mkdir()
     # In the caller's folder, from which the variables name theirs; with the project first on the path.
     module = "scripts.asset_build.wheel.collect"
@@ -107,32 +99,20 @@ def _bring_assets(python: Path, folder: Path) -> Path:
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if done.returncode:
         raise SystemExit(1)
-    say(f"  from the {done.stdout.decode().strip()}")
+    log(f"  from the {done.stdout.decode().strip()}")
     return folder
 
 
 def _build(python: Path, assets: Path, folder: Path) -> Path:
-    say("building the wheel")
+    log("building the wheel")
     singles = {asset.variable for asset in ASSETS}
     inside = {name: value for name, value in os.environ.items() if name not in singles}
     return run_build(python, folder, {**inside, "SUPERMACHINE_ASSETS_DIR": str(assets)})
 
 
-def run_build(python: Path, out: Path, variables: dict[str, str]) -> Path:
-    """Build the wheel of this checkout into the folder `out`, under those variables. Raises WheelError."""
-    command = [str(python), "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(PROJECT)]
-    both = subprocess.STDOUT
-    done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, stderr=both, text=True, check=False)
-    if done.returncode:
-        _, error, message = done.stdout.partition("\nerror: ")
-        raise WheelError(message.partition("\nERROR Backend")[0].strip() if error else done.stdout.strip())
-    (wheel,) = out.glob("*.whl")
-    return wheel
-
-
 def _check(python: Path, wheel: Path) -> dict[str, Any]:
     """Install the wheel as pip does on the Mac, audit both, and let the module verify itself; what the wheel is."""
-    say("checking the wheel")
+    log("checking the wheel")
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "site"
         install(python, wheel, target)
@@ -145,7 +125,7 @@ def _check(python: Path, wheel: Path) -> dict[str, Any]:
         done = subprocess.run(command, cwd=folder, env=inside, capture_output=True, text=True, check=False)
         if done.returncode:
             raise WheelError(f"{wheel.name}: does not verify once installed: {(done.stderr or done.stdout).strip()}")
-    say(f"  {len(links)} links of the audit hold")
+    log(f"  {len(links)} links of the audit hold")
     content = audit.read_wheel(wheel)
     fields = Parser().parsestr(content.metadata("WHEEL").decode())
     manifest = content.manifest
@@ -157,15 +137,6 @@ def _check(python: Path, wheel: Path) -> dict[str, Any]:
         "sha256": content.sha256,
         **{name: manifest[name] for name in kept},
     }
-
-
-def install(python: Path, wheel: Path, target: Path) -> None:
-    """Install the wheel into the folder `target` as pip would for macOS on Apple Silicon. Raises WheelError."""
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
-    command += ["--no-deps", "--platform", wheel_row().platform_tag, "--only-binary=:all:", "--target", str(target)]
-    done = subprocess.run([*command, str(wheel)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise WheelError(f"{wheel.name}: pip does not install it: {done.stderr.strip()}")
 
 
 def _table(report: dict[str, Any]) -> str:
@@ -196,4 +167,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    environment.finish(main)
+    run_program(main)

@@ -36,8 +36,10 @@ def _prepare(config: pytest.Config) -> None:
     if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
         pytest.exit("there is no wheel to test; python3 scripts/test.py makes what it needs", returncode=1)
     (wheel,) = wheels.glob("*.whl")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--only-binary=:all:"]
-    subprocess.run([*pip, "--platform", "macosx_11_0_arm64", "--target", str(site), str(wheel)], check=True)
+    # In a process of its own: here the import would take the checkout's module, before the wheel's is on the path.
+    install = "import sys; from pathlib import Path; from scripts.machine.install import install; "
+    install += "install(Path(sys.executable), *map(Path, sys.argv[1:]))"
+    subprocess.run([sys.executable, "-c", install, str(wheel), str(site)], cwd=PROJECT, check=True)
     os.environ.update(SUPERMACHINE_TEST_WHEEL=str(wheel), SUPERMACHINE_TEST_INSTALLED=str(site))
 
 

@@ -25,6 +25,7 @@ from .errors import BuildError
 from .file_lock import file_lock
 from .guest_sets import wheel_row
 from .lock import LockedSet, read_lock
+from .paths import PROJECT
 from .wheel.archive import normalize_sdist, normalize_wheel
 from .wheel.package_data import stage, unstage, version_of
 from .wheel.sbom import write_sbom
@@ -32,7 +33,6 @@ from .wheel.sources import NothingFound, resolve
 from .wheel.verify import ProvenSet, prove
 
 PACKAGE = "supermachine_kernel"
-PROJECT = Path(__file__).resolve().parents[2]
 
 T = TypeVar("T")
 

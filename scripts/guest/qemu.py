@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROGRAM = "qemu-system-aarch64"
-PACKAGE = "qemu-system-arm"
 MEMORY = "512M"
 # pauth-impdef: QEMU computes the architected pointer authentication very slowly, and nobody looks at its values.
 # A power off, and a restart as after a panic (-no-reboot), both end QEMU.

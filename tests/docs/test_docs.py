@@ -14,7 +14,7 @@ import yaml
 from sybil import Document, Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
-from scripts.asset_build.guest_sets import wheel_row
+from scripts.machine.install import AS_ON_A_MAC_VARIABLES
 
 DOCUMENTS = sorted(path.name for path in (Path(__file__).parents[2] / "docs").glob("*.md"))
 
@@ -35,9 +35,7 @@ def reader(
         "XDG_CACHE_HOME": cache,
         "PIP_FIND_LINKS": str(wheel.parent),
         "PIP_NO_INDEX": "1",
-        "PIP_NO_DEPS": "1",
-        "PIP_ONLY_BINARY": ":all:",
-        "PIP_PLATFORM": wheel_row().platform_tag,
+        **AS_ON_A_MAC_VARIABLES,
         "PIP_TARGET": str(tmp_path / "site"),
         "PATH": os.pathsep.join(
             (

@@ -28,13 +28,13 @@ from typing import Any
 import pytest
 import trustme
 
-from scripts import environment
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.fetch.locked_files import fetch
 from scripts.asset_build.fetch.transfer import Patience
 from scripts.asset_build.fetch.xz import pack
 from scripts.asset_build.lock import LOCK_NAME, Lock, LockedAsset, LockedFile, LockedSet, format_lock
 from scripts.asset_build.release_layout import packed_name, release_folder
+from scripts.machine import environments
 from supermachine_kernel._assets import ASSETS, SET
 from supermachine_kernel._version import VERSION
 from tests.support import faults_page, nginx
@@ -807,7 +807,7 @@ def test_nginx(environ: dict[str, str], release: Path, tmp_path: Path, capfd: py
 def build(checkout: Path, out: Path, environ: dict[str, str]) -> str:
     """What `pip wheel` prints, of a build that fails and leaves no wheel."""
     write_lock(checkout / LOCK_NAME, locked_four())
-    pip = [str(environment.ensure("build")), "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+    pip = [str(environments.ensure("build")), "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
     inside = {**os.environ, **environ, "SUPERMACHINE_KERNEL_BUILD": ""}
     done = subprocess.run(
         [*pip, "--wheel-dir", str(out), str(checkout)], env=inside, capture_output=True, text=True, check=False

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import environment
 from scripts.guest import qemu
+from scripts.machine.packages import install_commands
 from tests.support import guest
 from tests.support.guest import Container, assert_ended_well, boot, said
 
@@ -153,11 +153,9 @@ def make_image(kind: str, scratch: Path) -> Path:
     commands = {
         "squashfs": ["mksquashfs", str(folder), str(image), "-comp", "zstd", "-quiet", "-no-progress"],
         "erofs": ["mkfs.erofs", str(image), str(folder)],
-        "ext4": ["mke2fs", "-q", "-t", "ext4", "-d", str(folder), str(image), "16m"],
+        "ext4": ["mkfs.ext4", "-q", "-d", str(folder), str(image), "16m"],
     }
-    packages = {"mksquashfs": "squashfs-tools", "mkfs.erofs": "erofs-utils", "mke2fs": "e2fsprogs"}
-    program = commands[kind][0]
-    environment.install_system_tools({program: packages[program]})
+    install_commands([commands[kind][0]])
     subprocess.run(commands[kind], check=True, stdout=subprocess.DEVNULL)
     return image
 

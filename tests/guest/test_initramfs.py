@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts import environment
 from scripts.guest.initramfs import Initramfs
+from scripts.machine.packages import install_commands
 
 # What a path component may be in cpio's listing, which is lines.
 NAMES = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=20)
 
 
 def cpio(packed: bytes, *options: str) -> bytes:
-    environment.install_system_tools({"cpio": "cpio"})
+    install_commands(["cpio"])
     archive = gzip.decompress(packed)
     return subprocess.run(["cpio", "--quiet", *options], input=archive, capture_output=True, check=True).stdout
 

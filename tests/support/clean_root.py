@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from scripts.environment import cache_home, locked
+from scripts.machine.cache import cache_home, locked
 from tests.support import disk
 from tests.support.examples import run
 

@@ -10,8 +10,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from scripts.asset_build.guest_sets import wheel_row
-from scripts.environment import cache_home
+from scripts.machine.cache import cache_home
+from scripts.machine.install import AS_ON_A_MAC_VARIABLES
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 MODES = {"kernel": 0o644, "init-oci": 0o755, "supermachine-agent": 0o755, "smpark.ko": 0o644}
@@ -38,9 +38,7 @@ def author(wheel: Path, home: Path) -> dict[str, str]:
         "NUITKA_CACHE_DIR": str(cache_home() / "nuitka"),  # ccache's; everything is still compiled and linked
         "PIP_FIND_LINKS": str(wheel.parent),
         "PIP_NO_INDEX": "1",
-        "PIP_NO_DEPS": "1",
-        "PIP_ONLY_BINARY": ":all:",
-        "PIP_PLATFORM": wheel_row().platform_tag,
+        **AS_ON_A_MAC_VARIABLES,
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     }
 

@@ -9,9 +9,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from scripts import environment
 from scripts.guest import qemu
 from scripts.guest.initramfs import Initramfs
+from scripts.machine.cache import cache_home, locked
+from scripts.machine.packages import install_commands, install_packages
 
 SOURCES = Path(__file__).resolve().parents[1] / "guest"
 LIMIT = 90.0
@@ -68,7 +69,7 @@ def boot(
     `without` names assets to leave out, `instead` gives others in place of them, `extra` are arguments for QEMU,
     `typed` is what to type on the console once a line is on it.
     """
-    environment.install_system_tools({qemu.PROGRAM: qemu.PACKAGE})
+    install_commands([qemu.PROGRAM])
     initramfs = Initramfs()
     for name, place, mode in (
         ("init-oci", "init", 0o755),
@@ -115,8 +116,8 @@ def busybox() -> Path:
 
     Apt gets a state of its own, so that the machine needs no foreign architecture.
     """
-    kept = environment.cache_home() / "test" / "busybox-arm64"
-    with environment.locked(kept.with_suffix(".lock")):
+    kept = cache_home() / "test" / "busybox-arm64"
+    with locked(kept.with_suffix(".lock")):
         if not kept.exists():
             with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
                 _fetch_busybox(Path(scratch)).rename(kept)
@@ -125,9 +126,9 @@ def busybox() -> Path:
 
 def compile_guest_program(source: str, scratch: Path) -> bytes:
     """A static arm64 program from tests/guest/`source`."""
-    environment.install_system_tools({"aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu"})
+    install_commands(["aarch64-linux-gnu-gcc"])
     if not Path("/usr/aarch64-linux-gnu/lib/libc.a").exists():
-        environment.apt_install(["libc6-dev-arm64-cross"])
+        install_packages(["libc6-dev-arm64-cross"])
     program = scratch / "program"
     gcc = ["aarch64-linux-gnu-gcc", "-std=gnu11", "-Os", "-Wall", "-Wextra", "-Werror", "-static", "-s"]
     subprocess.run([*gcc, str(SOURCES / source), "-o", str(program)], check=True)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from scripts import environment
+from scripts.machine.packages import install_commands
 
 _CONFIG = """\
 {user}
@@ -37,7 +37,7 @@ http {{
 @contextlib.contextmanager
 def serve(root: Path, work: Path) -> Iterator[int]:
     """Serve the folder `root` on a free port of 127.0.0.1; `work` gets the logs (access.log: status, path, Range)."""
-    environment.install_system_tools({"nginx": "nginx-light"})
+    install_commands(["nginx"])
     work.mkdir(exist_ok=True)
     for _ in range(5):  # the free port may be another's by the time nginx asks for it
         with socket.socket() as free:

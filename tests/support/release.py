@@ -8,8 +8,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from scripts import environment
 from scripts.asset_build.lock import LOCK_NAME, Lock, LockedAsset, LockedFile, LockedSet, format_lock
+from scripts.machine import environments
 from supermachine_kernel._assets import ASSETS, SET
 from supermachine_kernel._version import VERSION
 
@@ -27,7 +27,7 @@ def lock_set(checkout: Path, assets: Path) -> None:
 
 def build(checkout: Path, assets: Path, out: Path) -> tuple[Path, Path]:
     """Build the wheel and the sdist of `checkout` with the set in the folder `assets`."""
-    command = [str(environment.ensure("build")), "-m", "build", "--no-isolation", "--wheel", "--sdist"]
+    command = [str(environments.ensure("build")), "-m", "build", "--no-isolation", "--wheel", "--sdist"]
     inside = {**os.environ, "SUPERMACHINE_ASSETS_DIR": str(assets)}
     subprocess.run([*command, "--outdir", str(out), str(checkout)], env=inside, capture_output=True, check=True)
     (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")

@@ -25,13 +25,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scripts import audit, environment
+from scripts import audit
 from scripts.asset_build.digests import set_digest
 from scripts.asset_build.guest_sets import wheel_row
 from scripts.asset_build.lock import LOCK_NAME, Lock, LockedAsset, LockedFile, LockedSet, format_lock
+from scripts.asset_build.paths import PROJECT
 from scripts.asset_build.wheel.archive import write_wheel
 from scripts.asset_build.wheel.sbom import format_sbom, serial_number
-from scripts.environment import PROJECT
+from scripts.machine import environments
 from supermachine_kernel._assets import ASSETS, SET
 from supermachine_kernel._version import VERSION
 from tests.support import checkout
@@ -67,7 +68,7 @@ def released(built_set: Path, members: Members, tmp_path_factory: pytest.TempPat
     (folder / "set").mkdir()
     for name, content in assets.items():
         (folder / "set" / name).write_bytes(content)
-    python = str(environment.ensure("build"))
+    python = str(environments.ensure("build"))
     command = [python, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(project)]
     inside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     inside["SUPERMACHINE_ASSETS_DIR"] = str(folder / "set")

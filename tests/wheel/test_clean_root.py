@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.asset_build.guest_sets import wheel_row
+from scripts.machine.install import AS_ON_A_MAC, AS_ON_A_MAC_VARIABLES
 from tests.support import clean_root, dockerfile
 from tests.support.examples import EXAMPLES, assert_is_the_set, digests_in
 
@@ -27,9 +27,7 @@ FREEZERS = {"pex": "pex", "shiv": "shiv", "cx_freeze": "cx_Freeze", "pyinstaller
 PIP = {
     "PIP_NO_INDEX": "1",
     "PIP_FIND_LINKS": "/wheels",
-    "PIP_NO_DEPS": "1",
-    "PIP_ONLY_BINARY": ":all:",
-    "PIP_PLATFORM": wheel_row().platform_tag,
+    **AS_ON_A_MAC_VARIABLES,
 }
 LINK = re.compile(r"\]\(examples/(\w+)/?\)")
 PACKAGE = re.compile(r"`([\w-]+)`")
@@ -75,7 +73,7 @@ def _with_the_wheel(root: Path, wheel: Path) -> Path:
     shutil.copytree(EXAMPLES, root / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "wheels").mkdir()
     shutil.copy(wheel, root / "wheels")
-    target = ["--platform", wheel_row().platform_tag, "--only-binary=:all:", "--target", "/opt/site"]
+    target = [*AS_ON_A_MAC, "--target", "/opt/site"]
     install = ["python3", "-m", "pip", "install", "--no-deps", "--no-index", *target, f"/wheels/{wheel.name}"]
     clean_root.run_in(root, *install)
     return root

@@ -102,8 +102,8 @@ def test_a_checkout_without_locks_makes_its_sdist_and_says_so(
 @pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS], ids=errno.errorcode.get)
 def test_a_home_without_locks_is_used_and_said_so(preload: Path, error: int, project: Path, tmp_path: Path) -> None:
     program = (
-        "import sys\nfrom pathlib import Path\nfrom scripts import environment\n"
-        "with environment.locked(Path(sys.argv[1])):\n    print('done')"
+        "import sys\nfrom pathlib import Path\nfrom scripts.machine.cache import locked\n"
+        "with locked(Path(sys.argv[1])):\n    print('done')"
     )
     done = run_without_flock(preload, error, ["-c", program, str(tmp_path / "venv.lock")], project)
     assert (done.returncode, done.stdout) == (0, "done\n")

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import environment
 from scripts.asset_build.guest_sets import wheel_row
+from scripts.machine import environments
+from scripts.machine.install import AS_ON_A_MAC
 from supermachine_kernel._version import VERSION
 from tests.support import checkout, index, release
 
@@ -31,7 +32,6 @@ pytestmark = pytest.mark.slow  # a server, and uploads to it
 NEXT = "{}.{}.{}".format(*VERSION.split(".")[:2], int(VERSION.split(".")[2]) + 1)
 """A version of the library whose assets nobody published."""
 
-MAC = ("--platform", wheel_row().platform_tag, "--only-binary=:all:")
 ASSETS = {"init-oci", "kernel", "smpark.ko", "supermachine-agent"}
 
 PIP_ON_A_MAC = """
@@ -73,7 +73,7 @@ def _library(project: Path, folder: Path, version: str) -> Path:
     shutil.copytree(project / "tests" / "fixtures" / "supermachine", source)
     pyproject = source / "pyproject.toml"
     pyproject.write_text(pyproject.read_text().replace("0.0.0", version))
-    command = [str(environment.ensure("build")), "-m", "build", "--no-isolation", "--wheel", "--outdir", str(out)]
+    command = [str(environments.ensure("build")), "-m", "build", "--no-isolation", "--wheel", "--outdir", str(out)]
     subprocess.run([*command, str(source)], capture_output=True, check=True)
     (wheel,) = out.glob("*.whl")
     return wheel
@@ -138,22 +138,22 @@ def test_what_is_published_is_a_release(files: Files) -> None:
 
 
 def test_pip_download(url: str, files: Files, tmp_path: Path) -> None:
-    good(pip(url, "download", *MAC, "--dest", tmp_path, f"supermachine-kernel=={VERSION}"))
+    good(pip(url, "download", *AS_ON_A_MAC, "--dest", tmp_path, f"supermachine-kernel=={VERSION}"))
     (downloaded,) = tmp_path.iterdir()
     assert (downloaded.name, downloaded.read_bytes()) == (files.wheel.name, files.wheel.read_bytes())
 
 
 def test_pip_on_a_mac_takes_both(url: str, tmp_path: Path) -> None:
-    good(pip(url, "install", *MAC, "--target", tmp_path, f"supermachine=={VERSION}", on_a_mac=True))
+    good(pip(url, "install", *AS_ON_A_MAC, "--target", tmp_path, f"supermachine=={VERSION}", on_a_mac=True))
     assert set(good(works(tmp_path)).split()) == ASSETS
 
 
 def test_pip_elsewhere_wants_both_named(url: str, tmp_path: Path) -> None:
     """pip judges the marker by the Python it runs in, whatever `--platform` says: naming both is the way."""
-    good(pip(url, "download", *MAC, "--dest", tmp_path / "one", f"supermachine=={VERSION}"))
+    good(pip(url, "download", *AS_ON_A_MAC, "--dest", tmp_path / "one", f"supermachine=={VERSION}"))
     assert [path.name.partition("-")[0] for path in (tmp_path / "one").iterdir()] == ["supermachine"]
     both = (f"supermachine=={VERSION}", f"supermachine-kernel=={VERSION}")
-    good(pip(url, "install", *MAC, "--target", tmp_path / "both", *both))
+    good(pip(url, "install", *AS_ON_A_MAC, "--target", tmp_path / "both", *both))
     assert set(good(works(tmp_path / "both")).split()) == ASSETS
 
 
@@ -164,7 +164,7 @@ def test_uv_takes_both(url: str, tmp_path: Path) -> None:
 
 
 def test_a_library_without_its_kernel_is_refused_by_pip(url: str, tmp_path: Path) -> None:
-    said = refused(pip(url, "install", *MAC, "--target", tmp_path, f"supermachine=={NEXT}", on_a_mac=True))
+    said = refused(pip(url, "install", *AS_ON_A_MAC, "--target", tmp_path, f"supermachine=={NEXT}", on_a_mac=True))
     assert f"Collecting supermachine=={NEXT}" in said
     assert f"requirement supermachine-kernel=={NEXT}" in said
     assert f"(from supermachine) (from versions: {VERSION})" in said
@@ -183,7 +183,7 @@ def test_a_library_without_its_kernel_is_refused_by_uv(url: str, tmp_path: Path)
 def test_a_pair_forced_apart_does_not_start(url: str, tmp_path: Path) -> None:
     """What a resolver was kept from judging, `require_version` refuses, with both versions and the cure."""
     apart = (f"supermachine=={NEXT}", f"supermachine-kernel=={VERSION}")
-    good(pip(url, "install", *MAC, "--no-deps", "--target", tmp_path, *apart))
+    good(pip(url, "install", *AS_ON_A_MAC, "--no-deps", "--target", tmp_path, *apart))
     said = works(tmp_path).stdout
     assert "LockstepError" in said
     assert f"expected supermachine-kernel {NEXT}, found {VERSION}" in said
@@ -214,7 +214,7 @@ def test_pip_elsewhere(url: str, tmp_path: Path, platform: str) -> None:
 @pytest.mark.parametrize("tool", ["pip", "uv"])
 def test_the_sdist_says_what_it_is_for(url_with_sdist: str, tmp_path: Path, tool: str) -> None:
     """With an sdist on the index a request from Linux reaches it, and is told why there is no wheel for it."""
-    python = environment.ensure("build")
+    python = environments.ensure("build")
     arguments = [
         "--no-build-isolation",
         "--no-binary=supermachine-kernel",
@@ -241,12 +241,12 @@ def test_hashes(url: str, files: Files, tmp_path: Path) -> None:
     good(uv(url, "pip compile", *mac, "--generate-hashes", "--output-file", locked, wanted))
     digest = hashlib.sha256(files.wheel.read_bytes()).hexdigest()
     assert f"supermachine-kernel=={VERSION} \\\n    --hash=sha256:{digest}" in locked.read_text()
-    good(pip(url, "install", *MAC, "--target", tmp_path / "good", "--require-hashes", "-r", locked))
+    good(pip(url, "install", *AS_ON_A_MAC, "--target", tmp_path / "good", "--require-hashes", "-r", locked))
     assert set(good(works(tmp_path / "good")).split()) == ASSETS
 
     other = hashlib.sha256(b"another wheel").hexdigest()
     locked.write_text(locked.read_text().replace(digest, other))
-    said = refused(pip(url, "install", *MAC, "--target", tmp_path / "bad", "--require-hashes", "-r", locked))
+    said = refused(pip(url, "install", *AS_ON_A_MAC, "--target", tmp_path / "bad", "--require-hashes", "-r", locked))
     assert "THESE PACKAGES DO NOT MATCH THE HASHES" in said
     assert other in said and digest in said
     assert not (tmp_path / "bad").exists()

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import uv
 
-from scripts import environment
 from scripts import test as test_script
+from scripts.machine import environments
 from supermachine_kernel._version import VERSION
 from tests.support import checkout
 
@@ -81,7 +81,7 @@ def test_one_digest_of_each_kind(built_set: Path, project: Path, wheel: Path, gr
     missing = {machine.python for machine in MACHINES} - pythons.keys()
     if missing:
         print(f"not on this machine, {RUNNING} in their place: Python {', '.join(sorted(missing))}")
-    libraries = {version: environment.ensure("build", python) for version, python in pythons.items()}
+    libraries = {version: environments.ensure("build", python) for version, python in pythons.items()}
 
     def build(number: int) -> None:
         machine, folder = MACHINES[number], ground / str(number)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from supermachine_kernel._assets import SET
 
-from ..commands import PROJECT
 from ..errors import BuildError
 from ..lock import read_lock
+from ..paths import PROJECT
 from .sources import BUILD_INFO, resolve
 from .verify import prove
 

@@ -1,4 +1,4 @@
-"""scripts/environment.py: where things are kept, what is installed, and how a program ends."""
+"""scripts/machine: where things are kept, what is installed, and how a program ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import environment
+from scripts.machine.cache import cache_home, locked
+from scripts.machine.errors import SetupError
+from scripts.machine.packages import install_commands, install_packages
 from tests.support import disk
 
 
@@ -17,29 +19,27 @@ def test_the_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert environment.cache_home() == tmp_path / ".cache" / "supermachine-kernel"
+    assert cache_home() == tmp_path / ".cache" / "supermachine-kernel"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, says the specification
-    assert environment.cache_home() == tmp_path / ".cache" / "supermachine-kernel"
+    assert cache_home() == tmp_path / ".cache" / "supermachine-kernel"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert environment.cache_home() == tmp_path / "cache" / "supermachine-kernel"
+    assert cache_home() == tmp_path / "cache" / "supermachine-kernel"
 
 
 def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    refused = pytest.raises(
-        environment.SetupError, match=r"file: expected a cache folder to write to, .*XDG_CACHE_HOME"
-    )
-    with refused, environment.locked(tmp_path / "file" / "lock"):
+    refused = pytest.raises(SetupError, match=r"file: expected a cache folder to write to, .*XDG_CACHE_HOME")
+    with refused, locked(tmp_path / "file" / "lock"):
         pass
 
 
 def test_nothing_is_installed_that_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "tool").write_text("")
-    (tmp_path / "tool").chmod(0o755)
+    (tmp_path / "curl").write_text("")
+    (tmp_path / "curl").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))  # no apt-get on it
-    environment.install_system_tools({"tool": "package"})
-    with pytest.raises(environment.SetupError, match=r"other-package.*no apt-get here"):
-        environment.install_system_tools({"tool": "package", "other": "other-package"})
+    install_commands(["curl"])
+    with pytest.raises(SetupError, match=r"expected xz-utils to .*no apt-get here"):
+        install_commands(["curl", "xz"])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="apt is of Linux")
@@ -47,8 +47,8 @@ def test_nothing_is_installed_that_is_there(monkeypatch: pytest.MonkeyPatch, tmp
 def test_apt_says_why_and_what_to_run() -> None:
     disk.need_root("only root, or sudo, may run apt-get")
     package = "supermachine-no-such-package"
-    with pytest.raises(environment.SetupError) as refused:
-        environment.apt_install([package])
+    with pytest.raises(SetupError) as refused:
+        install_packages([package])
     assert str(refused.value) == (
         f"{package}: apt-get ended with 100: E: Unable to locate package {package}; "
         f"run: sudo apt-get install -y --no-install-recommends {package}"
@@ -56,7 +56,7 @@ def test_apt_says_why_and_what_to_run() -> None:
 
 
 def program(body: str) -> list[str]:
-    lines = f"import sys; from scripts import environment\ndef main():\n    {body}\nenvironment.finish(main)"
+    lines = f"import sys; from scripts.machine.program import run_program\ndef main():\n    {body}\nrun_program(main)"
     return [sys.executable, "-c", lines]
 
 

@@ -1,0 +1,14 @@
+"""Put the project's folder on the import path, in place of scripts/; every program runs this file first.
+
+Python puts the folder of the program that it starts first on the path. That would be scripts/, in which the project's
+packages are not found, and in which wheel.py and test.py would hide the packages wheel and test. A program that a
+test imports has a package (`__package__`), and finds everything already.
+"""
+
+import sys
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parent
+if sys.path[:1] == [str(SCRIPTS)]:  # not so with -P and -I
+    del sys.path[0]
+sys.path.insert(0, str(SCRIPTS.parent))

@@ -1,0 +1,64 @@
+"""Debian packages: the tools that tests and programs run beside Python, and how apt installs them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable
+
+from .cache import cache_home, locked
+from .errors import SetupError
+from .program import log
+
+PACKAGE_OF = {
+    "qemu-system-aarch64": "qemu-system-arm",
+    "mkfs.btrfs": "btrfs-progs",
+    "mksquashfs": "squashfs-tools",
+    "mkfs.erofs": "erofs-utils",
+    "mkfs.ext4": "e2fsprogs",
+    "nginx": "nginx-light",
+    "debootstrap": "debootstrap",
+    "strace": "strace",
+    "openssl": "openssl",
+    "curl": "curl",
+    "xz": "xz-utils",
+    "git": "git",
+    "gcc": "gcc",
+    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
+    "arm-linux-gnueabi-as": "binutils-arm-linux-gnueabi",
+    "patchelf": "patchelf",
+    "ccache": "ccache",
+    "cpio": "cpio",
+    "node": "nodejs",
+    "npm": "npm",
+    "python3-config": "python3-dev",
+}
+"""Each command that a program or a test runs, and the Debian package that has it."""
+
+
+def install_commands(commands: Iterable[str] = PACKAGE_OF) -> None:
+    """Install with apt the packages of those commands that are not on the PATH. Raises SetupError."""
+    missing = sorted({PACKAGE_OF[command] for command in commands if shutil.which(command) is None})
+    if missing:
+        install_packages(missing)
+
+
+def install_packages(packages: list[str]) -> None:
+    """Install Debian packages, as root or through sudo. Raises SetupError with the command to run instead."""
+    install = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
+    by_hand = f"run: sudo {' '.join(install)}"
+    if shutil.which("apt-get") is None:
+        raise SetupError(f"expected {', '.join(packages)} to be installed, and there is no apt-get here; install them")
+    prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    if prefix and shutil.which("sudo") is None:
+        raise SetupError(f"{', '.join(packages)} missing, and no right to install it; {by_hand}")
+    log(f"installing {', '.join(packages)}")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    # apt itself waits for dpkg's lock, and not for the lock of its package lists.
+    with locked(cache_home() / "apt.lock"):
+        for command in (["apt-get", "update"], [*install, "-o", "DPkg::Lock::Timeout=300"]):
+            done = subprocess.run([*prefix, *command], env=environment, capture_output=True, text=True, check=False)
+            if done.returncode:
+                last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                raise SetupError(f"{', '.join(packages)}: apt-get ended with {done.returncode}: {last}; {by_hand}")
