@@ -51,10 +51,21 @@ def main(arguments: "Optional[Sequence[str]]" = None) -> int:
     except BrokenPipeError:
         # The reader has gone; what is still buffered must not fail once more when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (SupermachineKernelError, OSError) as error:
-        _say("error", str(error))
+    except SupermachineKernelError as error:
+        return _fail(options, error)
+    except OSError as error:
+        subject = str(error.filename or PROGRAM)
+        return _fail(options, SupermachineKernelError(subject, "to use it", f"an error: {error.strerror or error}"))
     except KeyboardInterrupt:
         _say("error", "interrupted")
+    return NOT_GOOD
+
+
+def _fail(options: argparse.Namespace, error: SupermachineKernelError) -> int:
+    """Say on standard error what kept the command from its work, and with --json in a document too."""
+    if options.json:
+        _print_json(options.command, error=error.fields())
+    _say("error", str(error))
     return NOT_GOOD
 
 
@@ -129,35 +140,36 @@ def _extract(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     if options.directory is None:
-        where, problems = directory(), {asset.name: _problem(asset) for asset in ASSETS}
+        where, errors = directory(), {asset.name: _error(asset) for asset in ASSETS}
     else:
         import shlex
 
         from ._bundle import RECEIPT, check, folder_of, is_foreign
 
         folder = folder_of(Path(options.directory))
-        where, problems = str(folder), check(folder)
+        where, errors = str(folder), check(folder)
         cure = f"put the set there again: {PROGRAM} bundle {shlex.quote(options.directory)}"
         if is_foreign(folder / RECEIPT):
             cure = f"move {RECEIPT} away and {cure}"
-        problems = {name: problem and f"{problem}; {cure}" for name, problem in problems.items()}
-    good = not any(problems.values())
+        for error in filter(None, errors.values()):
+            error.cure = cure
+    good = not any(errors.values())
     if options.json:
-        files = [{"name": name, "ok": not problem, "problem": problem} for name, problem in problems.items()]
+        files = [{"name": name, "ok": not error, "error": error and error.fields()} for name, error in errors.items()]
         _print_json("verify", ok=good, directory=where, files=files)
     else:
-        _print_table([(name, "bad" if problem else "ok") for name, problem in problems.items()])
+        _print_table([(name, "bad" if error else "ok") for name, error in errors.items()])
         sys.stdout.flush()
-        for problem in filter(None, problems.values()):
-            _say("error", problem)
+        for error in filter(None, errors.values()):
+            _say("error", str(error))
     return GOOD if good else NOT_GOOD
 
 
-def _problem(asset: Asset) -> "Optional[str]":
+def _error(asset: Asset) -> "Optional[AssetError]":
     try:
         asset.verify()
     except AssetError as error:
-        return str(error)
+        return error
     return None
 
 
@@ -273,7 +285,7 @@ def _parser() -> argparse.ArgumentParser:
         own.add_argument(
             "--json", action="store_true", help="print JSON (its schema: docs/cli.schema.json of the sources)"
         )
-        own.set_defaults(run=run, usage=own.error)
+        own.set_defaults(run=run, command=name, usage=own.error)
         return own
 
     command("info", _info, "say what is installed: version, kernel, assets", "", "--json")

@@ -92,8 +92,10 @@ class Asset:
         location = self._location()
         if in_archive():
             raise AssetInArchiveError(
-                f"{location}: expected a file, found an archive around it; read_bytes(), extract_to() and "
-                "ensure_assets() work from here and give a real file"
+                location,
+                "a file",
+                "an archive around it",
+                "read_bytes(), extract_to() and ensure_assets() work from here and give a real file",
             )
         try:
             found = os.stat(location).st_size
@@ -151,10 +153,7 @@ class Asset:
         with self.view() as data:
             found = hashlib.sha256(data).hexdigest()
         if found != self.sha256:
-            raise AssetError(
-                f"{self._location()}: expected SHA-256 {self.sha256}, found {found}: it was changed after it was "
-                f"installed; {_cure()}"
-            )
+            raise AssetError(self._location(), f"SHA-256 {self.sha256}", found, _cure())
 
     def place(self, target: "StrPath", *, mode: "Optional[int]", durable: bool = False) -> None:
         """What `extract_to` does, with the promises of `_write.place_file`."""
@@ -183,13 +182,13 @@ class Asset:
         return file
 
     def _unreadable(self, error: OSError) -> AssetError:
-        expected = f"{self._location()}: expected a file of {self.size} bytes"
+        expected = f"a file of {self.size} bytes"
         if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-            return AssetMissingError(f"{expected}, found nothing; {_cure()}")
-        return AssetError(f"{expected}, found what cannot be read ({error.strerror}); {_cure()}")
+            return AssetMissingError(self._location(), expected, "nothing", _cure(), errno=error.errno)
+        return AssetError(self._location(), expected, f"one that cannot be read ({error.strerror})", _cure())
 
     def _wrong_size(self, found: int) -> AssetError:
-        return AssetError(f"{self._location()}: expected {self.size} bytes, found {found}; {_cure()}")
+        return AssetError(self._location(), f"{self.size} bytes", str(found), _cure())
 
     def _from_loader(self) -> bytes:
         """The bytes through the import system (PEP 302 `get_data`), for a package that lies in a zip."""
@@ -201,10 +200,8 @@ class Asset:
             # zipimport gives an OSError without an errno.
             raise self._unreadable(FileNotFoundError()) from error
         except Exception as error:  # a damaged archive: zipimport's error, or that of whatever it unpacks with
-            raise AssetError(
-                f"{self._location()}: expected a file of {self.size} bytes, found a damaged archive ({error}); "
-                f"{_cure()}"
-            ) from error
+            expected = f"a file of {self.size} bytes"
+            raise AssetError(self._location(), expected, f"a damaged archive ({error})", _cure()) from error
         return data
 
 
@@ -250,10 +247,10 @@ ASSETS = (KERNEL, INIT_OCI, SUPERMACHINE_AGENT, SMPARK_KO)
 def manifest() -> "dict[str, Any]":
     """The manifest of this installation. Raises AssetMissingError where there is none, AssetError for a damaged one."""
     if _MANIFEST is None:
-        raise AssetMissingError(f"{_DIRECTORY}: expected the assets of an installed wheel, found none; {_cure()}")
+        raise AssetMissingError(_DIRECTORY, "the assets of an installed wheel", "none", _cure())
     if not is_manifest(_MANIFEST):
         found = os.path.join(os.path.dirname(_DIRECTORY), "_manifest.py")
-        raise AssetError(f"{found}: expected the manifest of the four assets, found a damaged one; {_cure()}")
+        raise AssetError(found, "the manifest of the four assets", "a damaged one", _cure())
     return _MANIFEST
 
 

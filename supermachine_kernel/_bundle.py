@@ -4,8 +4,8 @@ import os
 import stat
 
 from ._assets import ASSETS, is_manifest, manifest
-from ._ensure import complete, problem
-from ._errors import AssetMissingError, DestinationError
+from ._ensure import complete, mismatch
+from ._errors import AssetError, AssetMissingError, DestinationError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,10 +26,8 @@ def bundle(target: "Path") -> "dict[str, str]":
     """
     folder = folder_of(target)
     if is_foreign(folder / RECEIPT):
-        raise DestinationError(
-            f"{folder / RECEIPT}: expected a receipt of this program or nothing there, found something else; move it "
-            "away, or name another folder"
-        )
+        expected, cure = "a receipt of this program or nothing there", "move it away, or name another folder"
+        raise DestinationError(str(folder / RECEIPT), expected, "something else", cure)
     done = complete(folder)
     # Last: a receipt speaks of what is there.
     done[RECEIPT] = _write_receipt(folder / RECEIPT)
@@ -40,18 +38,14 @@ def folder_of(target: "Path") -> "Path":
     """`Contents/Resources` of a macOS app, any other folder itself. Raises DestinationError for half an app."""
     path = os.path.abspath(target).lower()
     if path.endswith(os.path.join(".app", "contents")):
-        raise DestinationError(
-            f"{target}: expected an app or a folder for the set, found the folder Contents of an app, which keeps it "
-            "in Resources; name the app"
-        )
+        found = "the folder Contents of an app, which keeps the set in Resources"
+        raise DestinationError(str(target), "an app or a folder for the set", found, "name the app")
     if not path.endswith(".app"):
         return target
     contents = target / "Contents"
     if not _is_folder(contents):
-        raise DestinationError(
-            f"{target}: expected a macOS app with a folder Contents, found none; build the app first, or name a "
-            "folder that does not end in .app"
-        )
+        cure = "build the app first, or name a folder that does not end in .app"
+        raise DestinationError(str(target), "a macOS app with a folder Contents", "none", cure)
     return contents / "Resources"
 
 
@@ -65,8 +59,8 @@ def is_foreign(receipt: "Path") -> bool:
     return os.path.lexists(receipt) and _parse_receipt(_content(receipt)) is None
 
 
-def check(folder: "Path") -> "dict[str, Optional[str]]":
-    """What is wrong with each file of the set in `folder`, by name; None where nothing is.
+def check(folder: "Path") -> "dict[str, Optional[AssetError]]":
+    """What is wrong with each file of the set in `folder`, by name: an error without a cure, or None.
 
     A receipt there must be of this installation's set. The files are compared with what the receipt says, so
     that a whole set of another version is told from a broken one; without a receipt, with this installation's
@@ -74,10 +68,9 @@ def check(folder: "Path") -> "dict[str, Optional[str]]":
     DestinationError where that cannot be seen.
     """
     if not _is_folder(folder):
-        raise AssetMissingError(
-            f"{folder}: expected a folder with the set, found none; name one, or make it with bundle"
-        )
-    findings: dict[str, Optional[str]] = {}
+        cure = "name one, or make it with bundle"
+        raise AssetMissingError(str(folder), "a folder with the set", "none", cure)
+    findings: dict[str, Optional[AssetError]] = {}
     expected = manifest()
     path = folder / RECEIPT
     if os.path.lexists(path):
@@ -86,7 +79,7 @@ def check(folder: "Path") -> "dict[str, Optional[str]]":
     for asset in ASSETS:
         entry = expected["assets"][asset.name]
         file = folder / asset.name
-        findings[asset.name] = problem(file, entry["size"], entry["sha256"]) or _lost_bits(file, asset.mode)
+        findings[asset.name] = mismatch(file, entry["size"], entry["sha256"]) or _lost_bits(file, asset.mode)
     return findings
 
 
@@ -100,14 +93,15 @@ def _is_folder(path: "Path") -> bool:
 
 
 def _cannot_look(path: "Path", error: OSError) -> DestinationError:
-    message = f"{path}: cannot be looked at: {error.strerror}; name a place that you may read, or run this as its owner"
-    return DestinationError(error.errno, message, str(path))
+    expected, found = "to read it", f"an error: {error.strerror}"
+    cure = "name a place that you may read, or run this as its owner"
+    return DestinationError(str(path), expected, found, cure, errno=error.errno)
 
 
-def _lost_bits(path: "Path", mode: int) -> "Optional[str]":
+def _lost_bits(path: "Path", mode: int) -> "Optional[AssetError]":
     found = stat.S_IMODE(os.lstat(path).st_mode)
     if mode & 0o111 & ~found:
-        return f"{path}: expected mode {mode:#o}, found {found:#o}: it cannot be executed"
+        return AssetError(str(path), f"mode {mode:#o}", f"{found:#o}, so that it cannot be executed")
     return None
 
 
@@ -138,19 +132,19 @@ def _content(path: "Path") -> "Optional[bytes]":
         return None
 
 
-def _read_receipt(path: "Path") -> "tuple[Optional[dict[str, Any]], Optional[str]]":
+def _read_receipt(path: "Path") -> "tuple[Optional[dict[str, Any]], Optional[AssetError]]":
     """The receipt, where it is one, and what is wrong with it."""
     content = _content(path)
     receipt = _parse_receipt(content)
     if receipt is None:
-        return None, f"{path}: expected the receipt that bundle writes, found something else"
+        return None, AssetError(str(path), "the receipt that bundle writes", "something else")
     if content == _receipt():
         return receipt, None
     mine = f"{manifest()['version']} (set digest {manifest()['set_digest'][:16]})"
     found = f"{receipt['version']} (set digest {receipt['set_digest'][:16]})"
     if found == mine:
-        return None, f"{path}: expected the receipt that bundle writes, found one that was changed"
-    return receipt, f"{path}: expected the set of this installation, {mine}, found {found}"
+        return None, AssetError(str(path), "the receipt that bundle writes", "one that was changed")
+    return receipt, AssetError(str(path), f"the set of this installation, {mine}", found)
 
 
 def _parse_receipt(content: "Optional[bytes]") -> "Optional[dict[str, Any]]":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from . import _installation
 from ._assets import ASSETS, KERNEL, SMPARK_KO, Asset, installed_version
-from ._errors import AssetError, DestinationError, InspectionError, LockstepError
+from ._errors import AssetError, DestinationError, InspectionError, LockstepError, SupermachineKernelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,9 +85,13 @@ def _asset(asset: Asset) -> Finding:
     try:
         asset.verify()
     except AssetError as error:
-        found, _, cure = str(error).rpartition("; ")
-        return Finding(asset.name, BAD, found or cure, cure)
+        return _of_error(asset.name, error)
     return Finding(asset.name, OK, f"{asset.size} bytes, SHA-256 {asset.sha256[:16]}...")
+
+
+def _of_error(subject: str, error: SupermachineKernelError) -> Finding:
+    """The finding that an error makes: its statement and, apart from it, its cure."""
+    return Finding(subject, BAD, error.statement, error.cure)
 
 
 def _kernel() -> Finding:
@@ -138,16 +142,15 @@ def _lockstep() -> Finding:
 
 
 def _place() -> Finding:
-    from ._ensure import default_directory, problem
+    from ._ensure import default_directory, mismatch
 
     subject = "ensure_assets"
     try:
         folder = default_directory()
     except DestinationError as error:
-        found, _, cure = str(error).rpartition("; ")
-        return Finding(subject, BAD, found or cure, cure)
+        return _of_error(subject, error)
     try:
-        wrong = [asset for asset in ASSETS if problem(folder / asset.name, asset.size, asset.sha256)]
+        wrong = [asset for asset in ASSETS if mismatch(folder / asset.name, asset.size, asset.sha256)]
         needed = sum(asset.size for asset in wrong)
     except AssetError:  # no manifest to compare with; the assets' own findings say so
         wrong, needed = list(ASSETS), 0

@@ -4,7 +4,7 @@ import os
 import stat
 
 from ._assets import ASSETS, Asset, installed_version, manifest
-from ._errors import DestinationError
+from ._errors import AssetError, DestinationError
 from ._lockstep import release_of
 
 TYPE_CHECKING = False
@@ -63,30 +63,31 @@ def complete(folder: "Path") -> "dict[str, str]":
     return done
 
 
-def problem(path: "StrPath", size: int, sha256: str) -> "Optional[str]":
-    """What keeps the file from being the one of that size in bytes and SHA-256, or None."""
+def mismatch(path: "StrPath", size: int, sha256: str) -> "Optional[AssetError]":
+    """How the file differs from the one of that size in bytes and SHA-256, as an error without a cure, or None."""
+    name, expected = os.fspath(path), f"a file of {size} bytes"
     try:
         facts = os.lstat(path)
         if not stat.S_ISREG(facts.st_mode):
-            return f"{path}: expected a file, found {_kind(facts.st_mode)}"
+            return AssetError(name, "a file", _kind(facts.st_mode))
         if facts.st_size != size:
-            return f"{path}: expected {size} bytes, found {facts.st_size}"
+            return AssetError(name, f"{size} bytes", str(facts.st_size))
         found = _sha256(path)
     except FileNotFoundError:
-        return f"{path}: expected a file of {size} bytes, found nothing"
+        return AssetError(name, expected, "nothing")
     except OSError as error:
-        return f"{path}: expected a file of {size} bytes, found what cannot be read ({error.strerror})"
-    return None if found == sha256 else f"{path}: expected SHA-256 {sha256}, found {found}"
+        return AssetError(name, expected, f"one that cannot be read ({error.strerror})")
+    return None if found == sha256 else AssetError(name, f"SHA-256 {sha256}", found)
 
 
 def _complete_file(asset: Asset, path: "Path") -> str:
-    if problem(path, asset.size, asset.sha256) is None:
+    if mismatch(path, asset.size, asset.sha256) is None:
         return _mend_mode(asset, path)
     asset.verify()
     try:
         asset.place(path, mode=asset.mode, durable=True)
     except DestinationError:
-        if problem(path, asset.size, asset.sha256) is not None:
+        if mismatch(path, asset.size, asset.sha256) is not None:
             raise
         return _mend_mode(asset, path)  # another was faster
     return "written"
@@ -99,8 +100,9 @@ def _mend_mode(asset: Asset, path: "Path") -> str:
             return "kept"
         os.chmod(path, asset.mode)
     except OSError as error:
-        message = f"{path}: cannot be given mode {asset.mode:#o}: {error.strerror}; remove it, or name another folder"
-        raise DestinationError(error.errno, message, str(path)) from error
+        expected, found = f"to give it mode {asset.mode:#o}", f"an error: {error.strerror}"
+        cure = "remove it, or name another folder"
+        raise DestinationError(str(path), expected, found, cure, errno=error.errno) from error
     return "mended"
 
 
@@ -116,8 +118,8 @@ def _settle(folder: "Path", names: "list[str]") -> None:
         for path in (*young, folder) if young else ():
             sync(str(path))
     except OSError as error:
-        message = f"{folder}: cannot be brought to disk: {error.strerror}; name another folder"
-        raise DestinationError(error.errno, message, str(folder)) from error
+        expected, found = "to flush it to the disk", f"an error: {error.strerror}"
+        raise DestinationError(str(folder), expected, found, "name another folder", errno=error.errno) from error
 
 
 def _home() -> str:
@@ -126,10 +128,8 @@ def _home() -> str:
     if home is None:
         home = os.path.expanduser("~")
     if not os.path.isabs(home):
-        raise DestinationError(
-            f"expected the user's home folder, found {home!r} for HOME; set HOME or XDG_DATA_HOME to an absolute "
-            "path, or name the folder"
-        )
+        cure = "set HOME or XDG_DATA_HOME to an absolute path, or name the folder"
+        raise DestinationError("HOME", "the absolute path of the user's home folder", repr(home), cure)
     return home
 
 

@@ -211,4 +211,4 @@ def _other_kernel(data: Buffer) -> str:
 
 
 def _wrong(name: str, expected: str, found: str, cure: str) -> InspectionError:
-    return InspectionError(f"{name}: expected {expected}, found {found}; {cure}")
+    return InspectionError(name, expected, found, cure)

@@ -23,10 +23,8 @@ def require_version(version: str) -> None:
     if release_of(found) != version:
         from ._installation import cure_by
 
-        raise LockstepError(
-            f"expected supermachine-kernel {version}, found {found}: snapshots are keyed to the kernel build; "
-            f"{cure_by(version)}"
-        )
+        found += ", and snapshots are keyed to the kernel build"
+        raise LockstepError("supermachine-kernel", f"version {version}", found, cure_by(version))
 
 
 def release_of(version: str) -> "Optional[str]":

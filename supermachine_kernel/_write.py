@@ -66,11 +66,11 @@ def make_folder(folder: "Path", *, durable: bool = False) -> None:
             for each in new:
                 sync(str(each.parent))
     except (FileExistsError, NotADirectoryError) as error:
-        message = f"{folder}: expected a folder, found a file in its way; remove it, or name another folder"
-        raise DestinationError(error.errno, message, str(folder)) from error
+        cure = "remove it, or name another folder"
+        raise DestinationError(str(folder), "a folder", "a file in its way", cure, errno=error.errno) from error
     except OSError as error:
-        message = f"{folder}: the folder cannot be made: {error.strerror}; {_cure(error)}"
-        raise DestinationError(error.errno, message, str(folder)) from error
+        found = f"one that cannot be made ({error.strerror})"
+        raise DestinationError(str(folder), "a folder", found, _cure(error), errno=error.errno) from error
 
 
 def sweep(folder: "Path") -> None:
@@ -132,8 +132,10 @@ def _replace(
         written = os.stat(temporary).st_size
         if written != size:
             raise DestinationError(
-                f"{final}: expected to write {size} bytes, wrote {written}: the source changed meanwhile; "
-                "install supermachine-kernel again"
+                final,
+                f"to write {size} bytes",
+                f"a source of {written}, which changed meanwhile",
+                "install supermachine-kernel again",
             )
         os.chmod(temporary, default_mode if mode is None else mode)
         if durable:
@@ -162,22 +164,19 @@ def _refuse_unfit(final: str) -> None:
 
         raise _explained(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)), final)
     if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-        raise DestinationError(
-            f"{final}: expected a file or nothing there, found a device, socket or pipe; name another destination"
-        )
+        raise DestinationError(final, "a file or nothing there", "a device, socket or pipe", "name another destination")
 
 
 def _explained(error: OSError, final: str) -> DestinationError:
     """The system's error as one line with a cure, still of the system's kind and with its errno."""
-    kind: type[DestinationError] = DestinationError
-    message = f"{final}: cannot be written: {error.strerror}; nothing was changed there: {_cure(error)}"
     if isinstance(error, FileNotFoundError):
-        kind = DestinationMissingError
-        message = f"{final}: the folder it goes into does not exist; create it, or extract with parents"
-    elif isinstance(error, IsADirectoryError):
-        kind = DestinationIsDirectoryError
-        message = f"{final}: expected a file or nothing there, found a folder; remove it, or name a file inside it"
-    return kind(error.errno, message, final)
+        expected, cure = "a folder that exists around it", "create it, or extract with parents"
+        return DestinationMissingError(final, expected, "none", cure, errno=error.errno)
+    if isinstance(error, IsADirectoryError):
+        expected, cure = "a file or nothing there", "remove it, or name a file inside it"
+        return DestinationIsDirectoryError(final, expected, "a folder", cure, errno=error.errno)
+    found = f"an error: {error.strerror} (nothing was changed there)"
+    return DestinationError(final, "to write the file", found, _cure(error), errno=error.errno)
 
 
 def _cure(error: OSError) -> str:

@@ -179,7 +179,7 @@ def test_unreadable_asset_is_an_asset_error(damaged: Path) -> None:
     )
     message = child.error_of(f"{as_nobody}; supermachine_kernel.KERNEL.view()", site=damaged)
     assert message.startswith(
-        f"AssetError: {path}: expected a file of {ASSETS[0].size} bytes, found what cannot be read "
+        f"AssetError: {path}: expected a file of {ASSETS[0].size} bytes, found one that cannot be read "
     )
     assert "(Permission denied); " in message
 

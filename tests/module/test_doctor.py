@@ -231,7 +231,7 @@ sys.exit(main(["doctor"]))
     def test_no_home(self) -> None:
         status, found = doctor(XDG_DATA_HOME="", HOME="relative")
         assert status == 1
-        assert "found 'relative' for HOME" in found["ensure_assets"]["found"]
+        assert "found 'relative'" in found["ensure_assets"]["found"]
 
     def as_nobody(self, folder: Path, place: str) -> tuple[str, str]:
         """Root may look and write everywhere, so the question is asked as nobody, with all that it needs imported.

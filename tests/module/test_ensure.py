@@ -70,14 +70,16 @@ class TestPlace:
     def test_no_home_is_one_clear_error(self, home: str) -> None:
         message = child.error_of("supermachine_kernel.ensure_assets()", XDG_DATA_HOME="", HOME=home)
         assert message == (
-            f"DestinationError: expected the user's home folder, found {home!r} for HOME; set HOME or XDG_DATA_HOME to "
-            "an absolute path, or name the folder"
+            f"DestinationError: HOME: expected the absolute path of the user's home folder, found {home!r}; set HOME "
+            "or XDG_DATA_HOME to an absolute path, or name the folder"
         )
 
     def test_empty_home_is_no_home(self) -> None:
         """Not the root folder, which expanduser would make of it."""
         code = "import os; os.environ['HOME'] = ''; supermachine_kernel.ensure_assets()"
-        assert "found '' for HOME" in child.error_of(code, XDG_DATA_HOME="")
+        assert "HOME: expected the absolute path of the user's home folder, found ''; " in child.error_of(
+            code, XDG_DATA_HOME=""
+        )
 
     def test_without_home_the_user_database_knows_it(self) -> None:
         program = "import pwd, os; from supermachine_kernel import _ensure as e; print(e.default_directory())"
@@ -244,8 +246,8 @@ for _ in range(2):
         done = disk.python_on_tmpfs(tmp_path, program, tmp_path, size="2m")
         assert done.returncode == 0, done.stderr
         line = (
-            f"{tmp_path}/set/kernel: cannot be written: No space left on device; nothing was changed there: free some "
-            "space, or name another place []"
+            f"{tmp_path}/set/kernel: expected to write the file, found an error: No space left on device (nothing was "
+            "changed there); free some space, or name another place []"
         )
         assert done.stdout.splitlines() == [line, line]
 
@@ -269,9 +271,10 @@ for name in ("part", "none"):
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines() == [
             f"{tmp_path}/whole",
-            f"{tmp_path}/part/init-oci: cannot be written: Read-only file system; nothing was changed there: name a "
-            "place that you may write to",
-            f"{tmp_path}/none: the folder cannot be made: Read-only file system; name a place that you may write to",
+            f"{tmp_path}/part/init-oci: expected to write the file, found an error: Read-only file system (nothing was "
+            "changed there); name a place that you may write to",
+            f"{tmp_path}/none: expected a folder, found one that cannot be made (Read-only file system); name a place "
+            "that you may write to",
         ]
 
 
@@ -322,14 +325,14 @@ print([os.waitpid(child, 0)[1] for child in children].count(0))
             place(asset, target, mode=0o600, durable=durable)
             if asset is KERNEL and not right:
                 os.truncate(target, 1)
-            raise DestinationError(errno.EPERM, f"{target}: not yours", str(target))
+            raise DestinationError(str(target), "your own", "another's", errno=errno.EPERM)
 
         monkeypatch.setattr(Asset, "place", overtaken)
         right = True
         ensure_assets(tmp_path / "right")
         assert_whole(tmp_path / "right")
         right = False
-        with pytest.raises(DestinationError, match=f"{tmp_path / 'wrong' / 'kernel'}: not yours"):
+        with pytest.raises(DestinationError, match=f"{tmp_path / 'wrong' / 'kernel'}: expected your own"):
             ensure_assets(tmp_path / "wrong")
 
     def test_a_writer_that_sleeps_for_hours_while_another_completes_and_sweeps(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import errno
 import json
+import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -47,16 +51,45 @@ def test_unknown_name_is_an_attribute_error() -> None:
         supermachine_kernel.KERNEL_BYTE  # type: ignore[attr-defined]  # noqa: B018
 
 
-def test_every_error_is_a_line_of_text_whatever_it_was_made_of() -> None:
-    errors = [
-        each for each in vars(supermachine_kernel).values() if isinstance(each, type) and issubclass(each, Exception)
-    ]
-    assert len(errors) >= 9
-    for error in errors:
-        assert str(error()) == ""
-        assert str(error("what")) == "what"
-        if issubclass(error, OSError):
-            assert str(error(2, "what", "file")) == "what"
+ERRORS = [
+    each
+    for each in vars(supermachine_kernel).values()
+    if isinstance(each, type) and issubclass(each, supermachine_kernel.SupermachineKernelError)
+]
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_an_error_is_one_line_made_of_its_fields(kind: type[supermachine_kernel.SupermachineKernelError]) -> None:
+    whole = kind("file", "a", "b", "do c")
+    assert (whole.subject, whole.expected, whole.found, whole.cure) == ("file", "a", "b", "do c")
+    assert whole.fields() == {"subject": "file", "expected": "a", "found": "b", "cure": "do c"}
+    assert str(whole) == "file: expected a, found b; do c"
+    assert whole.statement == "file: expected a, found b"
+    assert str(kind("a whole sentence")) == "a whole sentence"
+    assert str(kind("file", "a")) == "file: expected a"
+    assert str(kind("file", found="b")) == "file: found b"
+    assert str(kind("file", cure="do c")) == "file; do c"
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_an_error_is_the_same_after_pickle_and_copy(kind: type[supermachine_kernel.SupermachineKernelError]) -> None:
+    system = {"errno": errno.EACCES} if issubclass(kind, OSError) else {}
+    error = kind("file", "a", "b", "do c", **system)
+    vars(error)["more"] = "kept"
+    again = [pickle.loads(pickle.dumps(error, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
+    for same in [*again, copy.copy(error), copy.deepcopy(error)]:
+        assert type(same) is kind
+        assert str(same) == str(error)
+        assert (same.fields(), same.args, vars(same)["more"]) == (error.fields(), error.args, "kept")
+        if isinstance(same, OSError):
+            assert (same.errno, same.strerror, same.filename) == (errno.EACCES, os.strerror(errno.EACCES), "file")
+
+
+def test_an_error_that_the_system_did_not_raise_has_no_number() -> None:
+    for kind in ERRORS:
+        error = kind("file")
+        if isinstance(error, OSError):
+            assert (error.errno, error.filename) == (None, None)
 
 
 def test_import_loads_nothing_but_its_own_modules(installed: Path) -> None:

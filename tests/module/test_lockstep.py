@@ -33,8 +33,9 @@ def passes(wanted: str, found: str) -> bool:
         try:
             require_version(wanted)
         except LockstepError as error:
-            assert f"expected supermachine-kernel {wanted}, found {found}:" in str(error)
-            assert f'pip install "supermachine-kernel=={wanted}"' in str(error)
+            assert error.expected == f"version {wanted}"
+            assert error.found.startswith(f"{found}, and snapshots")
+            assert error.cure == f'pip install "supermachine-kernel=={wanted}"'
             assert "\n" not in str(error)
             return False
         return True
@@ -89,5 +90,7 @@ def test_as_a_library_starts() -> None:
     done = child.python(program)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("supermachine_kernel._errors.LockstepError: expected supermachine-kernel 9.9.9, found ")
+    assert last.startswith(
+        "supermachine_kernel._errors.LockstepError: supermachine-kernel: expected version 9.9.9, found "
+    )
     assert supermachine_kernel.__version__ in last

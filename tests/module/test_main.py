@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import supermachine_kernel
-from supermachine_kernel import ASSETS, MANIFEST
+from supermachine_kernel import ASSETS, KERNEL, MANIFEST
 from supermachine_kernel.__main__ import main
 from tests.support import child
 
@@ -124,6 +124,16 @@ class TestPath:
             assert (done.returncode, done.stdout) == (1, "")
             assert done.stderr.startswith(f"supermachine-kernel: error: {path}: expected a file of ")
             assert len(done.stderr.splitlines()) == 1
+            done = child.command_line(*arguments, "--json", site=damaged)
+            assert done.returncode == 1
+            assert len(done.stderr.splitlines()) == 1
+            failed = json.loads(done.stdout)
+            assert (failed["command"], failed["error"]["subject"]) == ("path", str(path))
+            assert (failed["error"]["expected"], failed["error"]["found"]) == (
+                f"a file of {KERNEL.size} bytes",
+                "nothing",
+            )
+            assert failed["error"]["cure"].startswith("install the wheel again")
 
     @pytest.mark.skipif(sys.platform == "darwin", reason="APFS has no names that are not UTF-8")
     def test_a_folder_that_is_not_utf_8_goes_out_as_it_is(self, damaged: Path) -> None:
@@ -201,7 +211,10 @@ class TestVerify:
         assert (done.returncode, done.stderr) == (1, "")
         found = json.loads(done.stdout)
         assert [file["name"] for file in found["files"] if not file["ok"]] == ["kernel", "smpark.ko"]
-        assert all((file["problem"] is None) == file["ok"] for file in found["files"])
+        assert all((file["error"] is None) == file["ok"] for file in found["files"])
+        error = found["files"][0]["error"]
+        assert error["subject"] == str(damaged / "supermachine_kernel" / "assets" / "kernel")
+        assert error["cure"].startswith("install the wheel again")
 
     def test_a_folder_and_an_app(self, tmp_path: Path) -> None:
         (tmp_path / "My.app" / "Contents").mkdir(parents=True)

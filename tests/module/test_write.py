@@ -59,7 +59,7 @@ def test_a_source_that_changed_its_size_goes_nowhere(difference: int, tmp_path: 
     with SMPARK_KO.path.open("rb") as reader, pytest.raises(DestinationError) as refused:
         _write.place_file(reader, tmp_path / "file", size=size)
     assert str(refused.value).startswith(
-        f"{tmp_path / 'file'}: expected to write {size} bytes, wrote {SMPARK_KO.size}: the source changed meanwhile; "
+        f"{tmp_path / 'file'}: expected to write {size} bytes, found a source of {SMPARK_KO.size}, which changed "
     )
     assert os.listdir(tmp_path) == ["file"]
     assert (tmp_path / "file").read_text() == "mine"
@@ -90,7 +90,9 @@ def test_relative_destination_without_a_folder(tmp_path: Path, monkeypatch: pyte
 
 
 def test_missing_parent_is_file_not_found(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="the folder it goes into does not exist; create it") as caught:
+    with pytest.raises(
+        FileNotFoundError, match="expected a folder that exists around it, found none; create it"
+    ) as caught:
         SMPARK_KO.extract_to(tmp_path / "none" / "file")
     assert isinstance(caught.value, DestinationMissingError)
     assert caught.value.filename == str(tmp_path / "none" / "file")
@@ -108,7 +110,7 @@ def test_a_file_in_the_way_of_a_parent_is_an_error(tmp_path: Path) -> None:
     for destination in (tmp_path / "a" / "file", tmp_path / "a" / "b" / "file"):
         with pytest.raises(DestinationError, match="expected a folder, found a file in its way; remove it"):
             SMPARK_KO.extract_to(destination, parents=True)
-    with pytest.raises(DestinationError, match="cannot be written: Not a directory"):
+    with pytest.raises(DestinationError, match="expected to write the file, found an error: Not a directory"):
         SMPARK_KO.extract_to(tmp_path / "a" / "file")
     assert (tmp_path / "a").read_text() == "mine"
 
@@ -302,8 +304,8 @@ assert os.listdir() == ["kernel"] and open("kernel").read() == "old", os.listdir
     done = disk.python_on_tmpfs(tmp_path, program, tmp_path, size="2m")
     assert done.returncode == 0, done.stderr
     assert done.stdout == (
-        "kernel: cannot be written: No space left on device; nothing was changed there: free some space, or name "
-        "another place\n"
+        "kernel: expected to write the file, found an error: No space left on device (nothing was changed there); free "
+        "some space, or name another place\n"
     )
 
 
@@ -324,9 +326,10 @@ assert os.listdir() == ["kernel"] and open("kernel").read() == "old", os.listdir
     done = disk.python_on_tmpfs(tmp_path, program, tmp_path, size="40m")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "kernel: cannot be written: Read-only file system; nothing was changed there: name a place that you may write "
+        "kernel: expected to write the file, found an error: Read-only file system (nothing was changed there); name a "
+        "place that you may write to",
+        "a: expected a folder, found one that cannot be made (Read-only file system); name a place that you may write "
         "to",
-        "a: the folder cannot be made: Read-only file system; name a place that you may write to",
     ]
 
 
