@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The agent's wire format and what its files share.
- * Byte by byte: kernel-build/README.md, "Guest contract, version 1".
+ * Byte by byte: docs/guest-contract.md.
  */
 #ifndef AGENT_H
 #define AGENT_H

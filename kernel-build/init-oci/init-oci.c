@@ -2,7 +2,7 @@
 /*
  * init-oci: PID 1 of a microVM. Makes an overlay root from a read-only image,
  * runs the image's entrypoint in it and powers off when that ends.
- * Files, keys and lines are in kernel-build/README.md, "Guest contract, version 1".
+ * Files, keys and lines are in docs/guest-contract.md.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
 /*
  * /dev/smpark: bring every CPU but the caller's to rest, and let them go again.
- * What each call answers is in kernel-build/README.md, "Guest contract, version 1".
+ * What each call answers is in docs/guest-contract.md.
  */
 #ifndef SMPARK_H
 #define SMPARK_H

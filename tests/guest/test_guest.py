@@ -1,4 +1,4 @@
-"""The guest contract of kernel-build/README.md, version 1, in guests that are booted with it."""
+"""The guest contract of docs/guest-contract.md, in guests that are booted with it."""
 
 from __future__ import annotations
 
