@@ -6,8 +6,8 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from . import _installation
-from ._assets import ASSETS, KERNEL, SMPARK_KO, Asset, installed_version
-from ._errors import AssetError, DestinationError, InspectionError, LockstepError, SupermachineKernelError
+from ._assets import ASSETS, KERNEL, Asset, installed_version, manifest
+from ._errors import AssetError, DestinationError, LockstepError, SupermachineKernelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,8 +33,6 @@ def examine() -> "Iterator[Finding]":
     yield from assets.values()
     if assets[KERNEL].status == OK:
         yield _kernel()
-        if assets[SMPARK_KO].status == OK:
-            yield _module()
     yield _lockstep()
     yield _place()
 
@@ -95,30 +93,12 @@ def _of_error(subject: str, error: SupermachineKernelError) -> Finding:
 
 
 def _kernel() -> Finding:
-    from ._inspect import inspect_kernel
-
-    try:
-        with KERNEL.view() as data:
-            facts = inspect_kernel(data)
-    except InspectionError as error:
-        return Finding("kernel release", BAD, str(error), _installation.cure())
-    if facts.af_tsi:
-        return Finding("kernel release", OK, f"Linux {facts.release}, with AF_TSI")
+    """What the manifest says of the kernel, whose file has been compared with it."""
+    subject, release = "kernel release", manifest()["kernel_release"]
+    if manifest()["af_tsi"]:
+        return Finding(subject, OK, f"Linux {release}, with AF_TSI")
     cure = "install a released wheel, or build with the AF_TSI series (kernel-build/README.md), if guests need it"
-    return Finding("kernel release", WARN, f"Linux {facts.release}, without AF_TSI", cure)
-
-
-def _module() -> Finding:
-    from ._inspect import inspect_kernel, inspect_module
-
-    try:
-        with KERNEL.view() as kernel, SMPARK_KO.view() as module:
-            release, vermagic = inspect_kernel(kernel).release, inspect_module(module)
-    except InspectionError as error:
-        return Finding("kernel and module", BAD, str(error), _installation.cure())
-    if vermagic.split()[0] == release:
-        return Finding("kernel and module", OK, f"in step: {vermagic}")
-    return Finding("kernel and module", BAD, f"kernel {release}, module for {vermagic}", _installation.cure())
+    return Finding(subject, WARN, f"Linux {release}, without AF_TSI", cure)
 
 
 def _lockstep() -> Finding:

@@ -186,7 +186,7 @@ def test_a_pair_forced_apart_does_not_start(url: str, tmp_path: Path) -> None:
     good(pip(url, "install", *AS_ON_A_MAC, "--no-deps", "--target", tmp_path, *apart))
     said = works(tmp_path).stdout
     assert "LockstepError" in said
-    assert f"expected supermachine-kernel {NEXT}, found {VERSION}" in said
+    assert f"supermachine-kernel: expected version {NEXT}, found {VERSION}" in said
     assert f'pip install "supermachine-kernel=={NEXT}"' in said
 
 
