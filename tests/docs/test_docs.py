@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import shutil
@@ -85,7 +86,7 @@ SYBIL = Sybil(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["../README.md", *DOCUMENTS])
+@pytest.mark.parametrize("name", ["../README.md", "../examples/README.md", *DOCUMENTS])
 def test_every_block_runs(reader: Path, name: str) -> None:
     document: Document = SYBIL.parse(reader / "docs" / name)
     examples = list(document)
@@ -95,8 +96,32 @@ def test_every_block_runs(reader: Path, name: str) -> None:
         example.evaluate()
 
 
-def test_there_is_documentation_for_each_kind_of_user(project: Path) -> None:
-    assert {"embedding.md", "maintaining.md", "troubleshooting.md", "faults.md"} <= set(DOCUMENTS)
+def test_the_readme_leads_to_every_page_and_stays_short(project: Path) -> None:
     readme = (project / "README.md").read_text()
     for name in DOCUMENTS:
-        assert f"docs/{name}" in readme, f"README.md does not lead to docs/{name}"
+        assert f"/docs/{name}\n" in readme, f"README.md does not lead to docs/{name}"
+    assert len(readme.splitlines()) <= 130
+
+
+def test_the_readme_s_links_are_those_of_the_project_s_url_to_files_that_exist(project: Path) -> None:
+    """An index shows the README without the repository around it, so its links are absolute."""
+    setup = configparser.ConfigParser()
+    setup.read(project / "setup.cfg")
+    (source,) = re.findall(r"^Source = (\S+)$", setup["metadata"]["project_urls"], re.MULTILINE)
+    readme = (project / "README.md").read_text()
+    links = dict(re.findall(r"^\[([\w-]+)\]: (\S+)$", readme, re.MULTILINE))
+    used = set(re.findall(r"\[[^]\[]+\]\[([\w-]+)\]", readme))
+    assert used == set(links)
+    assert not re.search(r"\]\((?!https://)", readme), "a relative link"
+    for link in links.values():
+        assert link == source or (project / link.removeprefix(f"{source}/blob/main/")).is_file(), link
+
+
+def test_links_between_the_pages_lead_to_files_that_exist(project: Path) -> None:
+    pages = [
+        project / name for name in ("CONTRIBUTING.md", "SECURITY.md", "kernel-build/README.md", "examples/README.md")
+    ]
+    pages += sorted((project / "docs").glob("*.md"))
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page}: {link}"

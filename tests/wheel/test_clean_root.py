@@ -1,4 +1,4 @@
-"""A Debian with only Python and pip installs the wheel and runs every example that README.md says runs there."""
+"""A Debian with only Python and pip installs the wheel and runs each example that examples/README.md names for it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ else:
     import tomli as tomllib
 
 PROJECT = Path(__file__).parents[2]
-README = (PROJECT / "README.md").read_text()
+EXAMPLES_PAGE = (PROJECT / "examples" / "README.md").read_text()
 FREEZERS = {"pex": "pex", "shiv": "shiv", "cx_freeze": "cx_Freeze", "pyinstaller": "pyinstaller", "nuitka": "nuitka"}
 """What pip calls each; Nuitka is published as an sdist alone."""
 PIP = {
@@ -29,12 +29,12 @@ PIP = {
     "PIP_FIND_LINKS": "/wheels",
     **AS_ON_A_MAC_VARIABLES,
 }
-LINK = re.compile(r"\]\(examples/(\w+)/?\)")
+LINK = re.compile(r"\]\((\w+)/\)")
 PACKAGE = re.compile(r"`([\w-]+)`")
 
 
 def _section(heading: str) -> str:
-    found = re.search(rf"^### {heading}\n(.*?)(?=^##|\Z)", README, re.MULTILINE | re.DOTALL)
+    found = re.search(rf"^## {heading}\n(.*?)(?=^##|\Z)", EXAMPLES_PAGE, re.MULTILINE | re.DOTALL)
     return found[1] if found else ""
 
 
@@ -49,7 +49,7 @@ ON_A_MAC = LINK.findall(_section("On a Mac"))
 PACKAGES = sorted({package for packages in WITH_A_FREEZER.values() for package in packages})
 
 
-def test_readme_names_every_example() -> None:
+def test_the_page_of_the_examples_names_each_of_them() -> None:
     there = {path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert sorted([*WITH_PYTHON_AND_PIP, *WITH_A_FREEZER, *ON_A_MAC]) == sorted(there)
     assert {"build_time", "run_time", "vmm_view", "container", "read_only_store", "zipapp"} == set(WITH_PYTHON_AND_PIP)
@@ -65,7 +65,7 @@ def root(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def root_with_packages(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same after apt has installed the packages that README.md names beside the freezers."""
+    """The same after apt has installed the packages that examples/README.md names beside the freezers."""
     return _with_the_wheel(clean_root.unpack(tmp_path_factory.mktemp("clean") / "root", *PACKAGES), wheel)
 
 
