@@ -14,7 +14,7 @@ import re
 import runpy
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.message import Message
 from email.parser import HeaderParser
 from functools import cached_property
@@ -32,7 +32,7 @@ from scripts.asset_build.paths import PROJECT
 from scripts.asset_build.wheel.archive import mode_in_wheel, write_wheel
 from scripts.asset_build.wheel.package_data import manifest_of, manifest_source
 from scripts.asset_build.wheel.sbom import SBOM_FOLDER, SBOM_NAME, UNKNOWN, format_sbom, sbom_of, serial_number
-from scripts.asset_build.wheel.verify import ProvenSet, prove_structure
+from scripts.asset_build.wheel.verify import VerifiedSet, verify_contents
 from scripts.machine.program import run_program
 from supermachine_kernel._assets import ASSETS, KERNEL
 from supermachine_kernel._version import VERSION
@@ -100,15 +100,15 @@ class Wheel:
         return "+" not in self.version
 
     @cached_property
-    def proven(self) -> ProvenSet:
-        """The assets, once their structure is proven. Raises BuildError."""
-        return ProvenSet(self.contents, prove_structure(self.contents, {name: name for name in self.contents}), None)
+    def verified(self) -> VerifiedSet:
+        """The assets, once their structure is verified, as the release or a custom set. Raises BuildError."""
+        verified = verify_contents(self.contents, {name: name for name in self.contents}, None)
+        return replace(verified, version=VERSION, origin="release") if self.released else verified
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """The one manifest that is right for these assets in a wheel of this kind; it is not read from the wheel."""
-        manifest = manifest_of(self.proven, None)
-        return {**manifest, "version": VERSION, "origin": "release"} if self.released else manifest
+        return manifest_of(self.verified)
 
     def metadata(self, name: str) -> bytes:
         return self.members[f"{self.dist_info}/{name}"]
@@ -334,7 +334,7 @@ def check_lock(wheel: Wheel, lock: Lock, path: Path) -> Link:
                     f"{asset.name}: expected {expected.size} bytes with SHA-256 {expected.sha256} ({path}), found "
                     f"{len(content)} with {_sha256(content)}: this is not the release",
                 )
-    elif locked.digest == wheel.proven.digest:
+    elif locked.digest == wheel.verified.digest:
         raise AuditError(
             link, f"{wheel.version}: these are the locked files, and the version says they are not; build it again"
         )
@@ -350,11 +350,9 @@ def check_sbom(wheel: Wheel, locked: LockedSet | None) -> Link:
     what can be read from the files must be so.
     """
     link, name = "SBOM", f"{SBOM_FOLDER}/{SBOM_NAME}"
-    proven = wheel.proven
-    if wheel.released and locked is not None:
-        proven = ProvenSet(proven.contents, proven.kernel, locked.build)
+    build = locked.build if wheel.released and locked is not None else None
     try:
-        expected = sbom_of(proven, locked)
+        expected = sbom_of(replace(wheel.verified, build=build))
     except BuildError as error:
         raise AuditError(link, str(error)) from error
     try:
@@ -400,7 +398,7 @@ def _without_record(sbom: dict[str, Any]) -> dict[str, Any]:
 def check_structure(wheel: Wheel) -> list[Link]:
     """Each asset is by its structure what it is meant to be, and the module is one of the kernel."""
     try:
-        facts = wheel.proven.kernel
+        facts = wheel.verified.kernel
     except BuildError as error:
         raise AuditError("structure", str(error)) from error
     proven = {

@@ -21,11 +21,12 @@ from typing import Any
 if not __package__:
     runpy.run_path(str(Path(__file__).with_name("_path.py")))
 
+from scripts.asset_build import frontend
+from scripts.asset_build.errors import BuildError
 from scripts.asset_build.paths import PROJECT
 from scripts.asset_build.wheel.sources import BUILD_INFO, tree_candidates
 from scripts.machine import environments
-from scripts.machine.build import run_build
-from scripts.machine.errors import SetupError, WheelError
+from scripts.machine.errors import SetupError
 from scripts.machine.program import log, run_program
 from supermachine_kernel._assets import ASSETS, SET
 
@@ -93,11 +94,11 @@ def rebuild(wheel: Path, folder: Path) -> Path:
     _add_build_info(assets)
     log("building the wheel again")
     python = environments.ensure("build")
-    inside = {name: value for name, value in os.environ.items() if not name.startswith(("SUPERMACHINE_", "PYTHON"))}
+    inside = {name: value for name, value in os.environ.items() if not name.startswith("SUPERMACHINE_")}
     inside |= {"SUPERMACHINE_ASSETS_DIR": str(assets), "SUPERMACHINE_CROSS_BUILD": "1"}
     try:
-        return run_build(python, out, inside)
-    except WheelError as error:
+        return frontend.build_wheel(python, PROJECT, out, inside)
+    except BuildError as error:
         raise RebuildError(f"{wheel}: its assets do not make a wheel: {error}") from error
 
 

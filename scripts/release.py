@@ -22,7 +22,7 @@ from scripts.asset_build.lock import LOCK_NAME, LockedSet, read_lock_file
 from scripts.asset_build.paths import PROJECT
 from scripts.asset_build.release_layout import release_folder
 from scripts.asset_build.wheel.sources import resolve
-from scripts.asset_build.wheel.verify import prove
+from scripts.asset_build.wheel.verify import verify_set
 from scripts.machine import environments
 from scripts.machine.errors import SetupError
 from scripts.machine.program import log, run_program
@@ -63,10 +63,10 @@ def stage(options: argparse.Namespace) -> dict[str, Any]:
     from scripts.asset_build.release.publish import plan_lock, stage_release
 
     source = resolve(PROJECT, os.environ)
-    log(f"proving the set of the {source.kind}")
-    proven = prove(source, _locked(options.lock))
+    log(f"verifying the set of the {source.kind}")
+    verified = verify_set(source, _locked(options.lock))
     log("packing (the kernel takes a while)")
-    locked, files = stage_release(proven)
+    locked, files = stage_release(verified)
     change = plan_lock(options.lock, locked, replace=options.replace)
     folder = options.out / release_folder(VERSION)
     report = {

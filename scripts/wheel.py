@@ -18,10 +18,12 @@ if not __package__:
     runpy.run_path(str(Path(__file__).with_name("_path.py")))
 
 from scripts import audit
+from scripts.asset_build import frontend
+from scripts.asset_build.errors import BuildError
 from scripts.asset_build.lock import LOCK_NAME
 from scripts.asset_build.paths import PROJECT
 from scripts.machine import environments
-from scripts.machine.build import build_assets, run_build
+from scripts.machine.build import build_assets
 from scripts.machine.errors import SetupError, WheelError
 from scripts.machine.install import install
 from scripts.machine.program import log, run_program
@@ -48,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             _refuse_other_sources()
             build_assets()
         report = build_wheel(options.out)
-    except (WheelError, SetupError) as error:
+    except (BuildError, WheelError, SetupError) as error:
         print(f"wheel.py: {error}", file=sys.stderr)
         return 1
     try:
@@ -72,42 +74,23 @@ def _refuse_other_sources() -> None:
 
 
 def build_wheel(out: Path) -> dict[str, Any]:
-    """Build, check, and put the wheel into `out`; what it is, for `--json`. Raises WheelError or SetupError."""
+    """Build, check, and put the wheel into `out`; what it is, for `--json`.
+
+    Raises BuildError, WheelError or SetupError.
+    """
     python = environments.ensure("build")
     out = out.absolute()
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".wheel-", dir=out) as folder:
-            assets = _bring_assets(python, Path(folder) / "assets")
-            built = _build(python, assets, Path(folder))
+            log("building the wheel")
+            built = frontend.build_wheel(python, PROJECT, Path(folder), os.environ)
             report = _check(python, built)
             final = out / built.name
             built.replace(final)
     except OSError as error:
         raise WheelError(f"{out}: cannot be written: {error.strerror}; name another folder with --out") from error
     return {"wheel": str(final), **report}
-
-
-def _bring_assets(python: Path, folder: Path) -> Path:
-    """Have the set in a folder, the progress of a fetch shown; the one message, if there is none, is shown too."""
-    log("bringing the assets")
-    folder.mkdir()
-    # In the caller's folder, from which the variables name theirs; with the project first on the path.
-    module = "scripts.asset_build.wheel.collect"
-    program = f"import sys; sys.path[0] = sys.argv[1]; import {module} as collect; collect.main(sys.argv[2])"
-    command = [str(python), "-c", program, str(PROJECT), str(folder)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
-    if done.returncode:
-        raise SystemExit(1)
-    log(f"  from the {done.stdout.decode().strip()}")
-    return folder
-
-
-def _build(python: Path, assets: Path, folder: Path) -> Path:
-    log("building the wheel")
-    singles = {asset.variable for asset in ASSETS}
-    inside = {name: value for name, value in os.environ.items() if name not in singles}
-    return run_build(python, folder, {**inside, "SUPERMACHINE_ASSETS_DIR": str(assets)})
 
 
 def _check(python: Path, wheel: Path) -> dict[str, Any]:

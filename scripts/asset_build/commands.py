@@ -1,6 +1,7 @@
 """The setuptools commands of this project, thin over the stages of the build."""
 
 import contextlib
+import json
 import os
 import platform
 import shutil
@@ -9,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Callable, Optional, TypeVar
+from typing import NoReturn
 
 from setuptools import Distribution
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -23,22 +24,21 @@ from supermachine_kernel._assets import SET
 
 from .errors import BuildError
 from .file_lock import file_lock
+from .frontend import ERROR_FILE
 from .guest_sets import wheel_row
-from .lock import LockedSet, read_lock
+from .lock import read_lock
 from .paths import PROJECT
+from .wheel import package_data
 from .wheel.archive import normalize_sdist, normalize_wheel
-from .wheel.package_data import stage, unstage, version_of
 from .wheel.sbom import write_sbom
-from .wheel.sources import NothingFound, resolve
-from .wheel.verify import ProvenSet, prove
+from .wheel.sources import NoSourceError, Source, resolve
+from .wheel.verify import VerifiedSet, verify_set
 
 PACKAGE = "supermachine_kernel"
 
-T = TypeVar("T")
-
 
 class AssetDistribution(Distribution):
-    """A distribution whose version depends on the set it carries; the set is resolved and proven once."""
+    """A distribution whose version depends on the set it carries; the set is resolved and verified once."""
 
     editable = False
 
@@ -47,17 +47,16 @@ class AssetDistribution(Distribution):
         return True
 
     @cached_property
-    def locked(self) -> Optional[LockedSet]:
-        return read_lock(PROJECT).set(SET)
+    def assets(self) -> VerifiedSet:
+        """The set for a wheel. Raises BuildError."""
+        return self.verify(resolve(PROJECT, os.environ))
 
-    @cached_property
-    def assets(self) -> ProvenSet:
-        return self.settle(prove(resolve(PROJECT, os.environ), self.locked))
-
-    def settle(self, proven: ProvenSet) -> ProvenSet:
-        """Give the distribution the version of `proven`, before a command has written it anywhere."""
-        self.metadata.version = version_of(proven, self.locked)
-        return proven
+    def verify(self, source: Source) -> VerifiedSet:
+        """Verify `source`, and take its version before a command has written one anywhere. Raises BuildError."""
+        print(f"assets: the {source.kind} in {source.folders}", file=sys.stderr)
+        verified = verify_set(source, read_lock(PROJECT).set(SET))
+        self.metadata.version = verified.version
+        return verified
 
 
 class Build(build):
@@ -86,15 +85,15 @@ class EggInfo(egg_info):
 
 
 class BuildPy(build_py):
-    """The modules of the checkout, and the set: resolved, proven, staged."""
+    """The modules of the checkout, and the set."""
 
     distribution: AssetDistribution
 
     def run(self) -> None:
         super().run()
         if not self.editable_mode:
-            assets = _or_stop(lambda: self.distribution.assets)
-            stage(assets, Path(self.build_lib, PACKAGE), self.distribution.locked)
+            with _stopping_at_an_error():
+                package_data.write(self.distribution.assets, Path(self.build_lib, PACKAGE))
 
 
 class BdistWheel(bdist_wheel):
@@ -106,17 +105,19 @@ class BdistWheel(bdist_wheel):
         return ("py3", "none", "any" if self.distribution.editable else wheel_row().platform_tag)
 
     def finalize_options(self) -> None:
-        """Settle the version first: it names the wheel and its .dist-info."""
+        """Verify the set first: its version names the wheel and its .dist-info."""
         if not self.distribution.editable:
-            _or_stop(_refuse_sdist_elsewhere)
-            _or_stop(lambda: self.distribution.assets)
+            with _stopping_at_an_error():
+                _refuse_sdist_elsewhere()
+                _ = self.distribution.assets
         super().finalize_options()
 
     def egg2dist(self, egginfo_path: str, distinfo_path: str) -> None:
         """Make .dist-info, with the bill of materials of the set."""
         super().egg2dist(egginfo_path, distinfo_path)
         if not self.distribution.editable:
-            _or_stop(lambda: write_sbom(Path(distinfo_path), self.distribution.assets, self.distribution.locked))
+            with _stopping_at_an_error():
+                write_sbom(Path(distinfo_path), self.distribution.assets)
 
     def run(self) -> None:
         super().run()
@@ -132,19 +133,20 @@ class EditableWheel(editable_wheel):
 
     def run(self) -> None:
         with _alone_in_the_checkout():
-            _or_stop(self._bring_assets)
+            with _stopping_at_an_error():
+                self._stage_assets()
             self.distribution.editable = True
             super().run()
 
-    def _bring_assets(self) -> None:
-        package, locked = PROJECT / PACKAGE, self.distribution.locked
+    def _stage_assets(self) -> None:
+        package = PROJECT / PACKAGE
         try:
             source = resolve(PROJECT, os.environ, local_only=True)
-        except NothingFound as error:
-            unstage(package)
+        except NoSourceError as error:
+            package_data.remove(package)
             print(f"warning: installed without assets: {error}", file=sys.stderr)
         else:
-            stage(self.distribution.settle(prove(source, locked)), package, locked)
+            package_data.write(self.distribution.verify(source), package)
 
 
 class Sdist(sdist):
@@ -179,11 +181,20 @@ def _alone_in_the_checkout() -> Iterator[None]:
         yield
 
 
-def _or_stop(stage_of_build: Callable[[], T]) -> T:
+@contextlib.contextmanager
+def _stopping_at_an_error() -> Iterator[None]:
     """Stop the build with the message alone: frontends show what a hook printed, and a traceback helps nobody."""
     try:
-        return stage_of_build()
+        yield
     except BuildError as error:
-        raise SystemExit(f"error: {error}") from None
+        _stop(error)
     except OSError as error:
-        raise SystemExit(f"error: {error.filename}: expected to be read and written, found: {error.strerror}") from None
+        _stop(BuildError(f"{error.filename}: expected to be read and written, found: {error.strerror}"))
+
+
+def _stop(error: BuildError) -> NoReturn:
+    """End with the error on standard error, or in the file that `frontend` asked for."""
+    if ERROR_FILE not in os.environ:
+        raise SystemExit(f"error: {error}")
+    Path(os.environ[ERROR_FILE]).write_text(json.dumps(error.fields()), encoding="utf-8")
+    raise SystemExit(1)

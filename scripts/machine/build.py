@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +23,6 @@ def build_assets() -> None:
     done = subprocess.run(["bash", str(script)], stdout=sys.stderr, check=False)
     if done.returncode:
         raise WheelError(f"{script.relative_to(PROJECT)} ended with {done.returncode}; its message is above")
-
-
-def run_build(python: Path, out: Path, variables: Mapping[str, str]) -> Path:
-    """Build the wheel of this checkout into the folder `out`, under those variables. Raises WheelError."""
-    command = [str(python), "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(PROJECT)]
-    both = subprocess.STDOUT
-    done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, stderr=both, text=True, check=False)
-    if done.returncode:
-        _, error, message = done.stdout.partition("\nerror: ")
-        raise WheelError(message.partition("\nERROR Backend")[0].strip() if error else done.stdout.strip())
-    (wheel,) = out.glob("*.whl")
-    return wheel
 
 
 def checked_wheel(out: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from scripts.asset_build.guest_sets import wheel_row
 from scripts.asset_build.lock import LOCK_NAME, LockedSet, read_lock_file
 from scripts.asset_build.release_layout import SUMS_NAME, packed_name, release_folder
 from scripts.asset_build.wheel.sources import Source
-from scripts.asset_build.wheel.verify import prove
+from scripts.asset_build.wheel.verify import verify_set
 from supermachine_kernel._assets import ASSETS, SET
 from supermachine_kernel._version import VERSION
 from tests.support import disk, nginx
@@ -325,10 +325,10 @@ def test_release_files_that_change_on_the_way_stop_the_build(staged: Staged, bui
     files = {name: tmp_path / name for name in PACKED}
     for name, path in files.items():
         path.write_bytes((built_set / name).read_bytes())
-    assert prove(Source("release", files), staged.locked).digest == staged.locked.digest
+    assert verify_set(Source("release", files), staged.locked).digest == staged.locked.digest
     files["kernel"].write_bytes(files["kernel"].read_bytes()[:-1])
-    with pytest.raises(BuildError, match="changed after they were proven"):
-        prove(Source("release", files), staged.locked)
+    with pytest.raises(BuildError, match="changed after they were verified"):
+        verify_set(Source("release", files), staged.locked)
 
 
 def test_a_terminal_gets_a_bar(staged: Staged, project: Path, tmp_path: Path) -> None:

@@ -17,20 +17,20 @@ from lib4sbom.parser import SBOMParser  # type: ignore[import-untyped]
 from packageurl import PackageURL
 
 from scripts.asset_build.errors import BuildError
-from scripts.asset_build.lock import LockedAsset, LockedFile, LockedSet
 from scripts.asset_build.wheel.sbom import embedded_config, format_sbom, sbom_of, serial_number
 from scripts.asset_build.wheel.sources import Source
-from scripts.asset_build.wheel.verify import ProvenSet, prove
+from scripts.asset_build.wheel.verify import VerifiedSet, verify_set
 from supermachine_kernel._assets import ASSETS
+from supermachine_kernel._version import VERSION
 
 LIBRARIES = ["musl", "libgcc"]
 
 
 @pytest.fixture(scope="module")
-def proven(built_set: Path) -> ProvenSet:
+def verified(built_set: Path) -> VerifiedSet:
     """The real set, with its build record."""
     files = {asset.name: built_set / asset.name for asset in ASSETS}
-    return prove(Source("tree", files, built_set / "build-info.json"))
+    return verify_set(Source("tree", files, built_set / "build-info.json"))
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,13 @@ def sbom(custom_wheel: Path) -> dict[str, Any]:
     return document
 
 
-def unrecorded(proven: ProvenSet) -> ProvenSet:
+def unrecorded(verified: VerifiedSet) -> VerifiedSet:
     """The same files, as an override without a build-info.json gives them."""
-    return dataclasses.replace(proven, build=None)
+    return dataclasses.replace(verified, build=None)
 
 
-def with_record(proven: ProvenSet, **changes: Any) -> ProvenSet:
-    return dataclasses.replace(proven, build={**(proven.build or {}), **changes})
+def with_record(verified: VerifiedSet, **changes: Any) -> VerifiedSet:
+    return dataclasses.replace(verified, build={**(verified.build or {}), **changes})
 
 
 def component(sbom: dict[str, Any], ref: str) -> dict[str, Any]:
@@ -60,29 +60,24 @@ def properties(holder: dict[str, Any]) -> dict[str, str]:
     return {item["name"].removeprefix("supermachine:"): item["value"] for item in holder["properties"]}
 
 
-def locked(proven: ProvenSet) -> LockedSet:
-    """The lock under which this very set is the release."""
-    files = {
-        name: LockedFile(len(content), hashlib.sha256(content).hexdigest()) for name, content in proven.contents.items()
-    }
-    return LockedSet("aarch64", {name: LockedAsset(file, file) for name, file in files.items()}, proven.build)
+def released(verified: VerifiedSet) -> VerifiedSet:
+    """This very set as the release."""
+    return dataclasses.replace(verified, origin="release", version=VERSION)
 
 
-def test_the_wheel_has_the_one_of_its_set(sbom: dict[str, Any], proven: ProvenSet) -> None:
-    assert proven.build is not None, "the real build leaves a record"
-    assert sbom == sbom_of(proven, None)
+def test_the_wheel_has_the_one_of_its_set(sbom: dict[str, Any], verified: VerifiedSet) -> None:
+    assert verified.build is not None, "the real build leaves a record"
+    assert sbom == sbom_of(verified)
 
 
 @pytest.mark.parametrize("kind", ["wheel", "unrecorded", "patched", "folder", "release"])
-def test_the_strict_validator_finds_nothing(kind: str, sbom: dict[str, Any], proven: ProvenSet) -> None:
+def test_the_strict_validator_finds_nothing(kind: str, sbom: dict[str, Any], verified: VerifiedSet) -> None:
     documents = {
         "wheel": lambda: sbom,
-        "unrecorded": lambda: sbom_of(unrecorded(proven), None),
-        "patched": lambda: sbom_of(with_record(proven, patches=[{"name": "0001-a b.patch", "sha256": "1" * 64}]), None),
-        "folder": lambda: sbom_of(
-            with_record(proven, source={"package": None, "version": "6.12.1", "sha256": None}), None
-        ),
-        "release": lambda: sbom_of(proven, locked(proven)),
+        "unrecorded": lambda: sbom_of(unrecorded(verified)),
+        "patched": lambda: sbom_of(with_record(verified, patches=[{"name": "0001-a b.patch", "sha256": "1" * 64}])),
+        "folder": lambda: sbom_of(with_record(verified, source={"package": None, "version": "6.12.1", "sha256": None})),
+        "release": lambda: sbom_of(released(verified)),
     }
     text = format_sbom(documents[kind]())
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
@@ -95,45 +90,45 @@ def test_the_validator_would_have_found_something(sbom: dict[str, Any]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # lib4sbom leaves files open
-def test_another_tool_reads_the_same(sbom: dict[str, Any], proven: ProvenSet, tmp_path: Path) -> None:
+def test_another_tool_reads_the_same(sbom: dict[str, Any], verified: VerifiedSet, tmp_path: Path) -> None:
     path = tmp_path / "supermachine-kernel.cdx.json"
     path.write_text(format_sbom(sbom))
     parser = SBOMParser()
     parser.parse_file(str(path))
     packages = {package["bom-ref"]: package for package in parser.get_packages()}
     for asset in ASSETS:
-        assert packages[asset.name]["checksum"] == [["SHA256", proven.sha256[asset.name]]]
-    assert packages["kernel"]["version"] == proven.kernel.release
+        assert packages[asset.name]["checksum"] == [["SHA256", verified.sha256[asset.name]]]
+    assert packages["kernel"]["version"] == verified.kernel.release
     assert packages["kernel"]["licensedeclared"] == "GPL-2.0-only WITH Linux-syscall-note"
     assert packages["musl"]["licensedeclared"] == "MIT"
     relations = {(item["source_id"], item["type"], item["target_id"]) for item in parser.get_relationships()}
     assert {("init-oci", "DEPENDS_ON", "musl"), ("smpark.ko", "DEPENDS_ON", "kernel")} <= relations
 
 
-def test_the_kernel_is_named_with_source_config_and_af_tsi(sbom: dict[str, Any], proven: ProvenSet) -> None:
-    assert proven.build is not None
-    source, kernel = proven.build["source"], component(sbom, "kernel")
-    assert kernel["version"] == proven.kernel.release
+def test_the_kernel_is_named_with_source_config_and_af_tsi(sbom: dict[str, Any], verified: VerifiedSet) -> None:
+    assert verified.build is not None
+    source, kernel = verified.build["source"], component(sbom, "kernel")
+    assert kernel["version"] == verified.kernel.release
     (ancestor,) = kernel["pedigree"]["ancestors"]
     assert ancestor["hashes"] == [{"alg": "SHA-256", "content": source["sha256"]}]
     assert ancestor["version"] == source["version"]
     url = PackageURL.from_string(ancestor["purl"])
     assert (url.type, url.name, url.version) == ("deb", source["package"], source["version"])
-    assert properties(kernel)["kernel:af_tsi"] == ("true" if proven.kernel.af_tsi else "false")
-    assert properties(kernel)["kernel:config_sha256"] == proven.build["config_sha256"]
-    assert properties(kernel)["kernel:patches"] == str(len(proven.build["patches"]))
+    assert properties(kernel)["kernel:af_tsi"] == ("true" if verified.kernel.af_tsi else "false")
+    assert properties(kernel)["kernel:config_sha256"] == verified.build["config_sha256"]
+    assert properties(kernel)["kernel:patches"] == str(len(verified.build["patches"]))
 
 
-def test_the_config_digest_is_that_of_the_config_in_the_image(proven: ProvenSet) -> None:
-    config = embedded_config(proven.contents["kernel"])
+def test_the_config_digest_is_that_of_the_config_in_the_image(verified: VerifiedSet) -> None:
+    config = embedded_config(verified.contents["kernel"])
     assert config is not None and b"\nCONFIG_VSOCKETS=y\n" in config
-    kernel = component(sbom_of(unrecorded(proven), None), "kernel")
+    kernel = component(sbom_of(unrecorded(verified)), "kernel")
     assert properties(kernel)["kernel:config_sha256"] == hashlib.sha256(config).hexdigest()
 
 
-def test_a_record_of_another_config_stops_the_build(proven: ProvenSet) -> None:
+def test_a_record_of_another_config_stops_the_build(verified: VerifiedSet) -> None:
     with pytest.raises(BuildError, match=r"build-info\.json: expected the config digest .*, found 0000"):
-        sbom_of(with_record(proven, config_sha256="0" * 64), None)
+        sbom_of(with_record(verified, config_sha256="0" * 64))
 
 
 @pytest.mark.parametrize("image", [b"", b"IKCFG_ST", b"IKCFG_ST\x1f\x8b\x08 not gzip", b"IKCFG_ST\x1f\x8b"])
@@ -141,9 +136,9 @@ def test_an_image_without_a_whole_config_has_none(image: bytes) -> None:
     assert embedded_config(image) is None
 
 
-def test_patches_are_named_in_order_with_their_digests(proven: ProvenSet) -> None:
+def test_patches_are_named_in_order_with_their_digests(verified: VerifiedSet) -> None:
     patches = [{"name": f"000{n}-af tsi.patch", "sha256": str(n) * 64} for n in (1, 2)]
-    kernel = component(sbom_of(with_record(proven, patches=patches), None), "kernel")
+    kernel = component(sbom_of(with_record(verified, patches=patches)), "kernel")
     urls = [f"kernel-build/patches/aarch64/000{n}-af%20tsi.patch" for n in (1, 2)]
     assert [patch["diff"]["url"] for patch in kernel["pedigree"]["patches"]] == urls
     assert [reference["url"] for reference in kernel["externalReferences"]] == urls
@@ -167,55 +162,55 @@ def test_relations_name_what_is_there_and_leave_nothing_out(sbom: dict[str, Any]
     assert {entry["aggregate"] for entry in sbom["compositions"]} == {"complete"}
 
 
-def test_what_is_not_known_is_said_to_be_unknown(proven: ProvenSet) -> None:
-    sbom = sbom_of(unrecorded(proven), None)
+def test_what_is_not_known_is_said_to_be_unknown(verified: VerifiedSet) -> None:
+    sbom = sbom_of(unrecorded(verified))
     assert [part["bom-ref"] for part in sbom["components"]] == [asset.name for asset in ASSETS]
     kernel = component(sbom, "kernel")
     assert "pedigree" not in kernel and "purl" not in kernel
     assert properties(kernel)["kernel:source"] == properties(kernel)["kernel:patches"] == "unknown"
-    assert kernel["version"] == proven.kernel.release, "the Image itself says so"
+    assert kernel["version"] == verified.kernel.release, "the Image itself says so"
     assert component(sbom, "init-oci")["version"] == component(sbom, "init-oci")["supplier"]["name"] == "unknown"
     (programs,) = (entry for entry in sbom["compositions"] if "init-oci" in entry["dependencies"])
     assert programs["aggregate"] == "unknown"
     assert properties(sbom["metadata"])["build:gcc"] == "unknown"
 
 
-def test_a_record_that_lacks_things_is_unknown_there(proven: ProvenSet) -> None:
-    sbom = sbom_of(dataclasses.replace(proven, build={"source": "?", "patches": [1], "toolchain": None}), None)
+def test_a_record_that_lacks_things_is_unknown_there(verified: VerifiedSet) -> None:
+    sbom = sbom_of(dataclasses.replace(verified, build={"source": "?", "patches": [1], "toolchain": None}))
     kernel = component(sbom, "kernel")
     assert properties(kernel)["kernel:patches"] == "unknown"
     assert kernel["pedigree"]["ancestors"][0]["version"] == "unknown"
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(format_sbom(sbom)) is None
 
 
-def test_a_package_url_is_given_only_where_it_is_true(proven: ProvenSet) -> None:
+def test_a_package_url_is_given_only_where_it_is_true(verified: VerifiedSet) -> None:
     own_toolchain = {"gcc": "aarch64-linux-gnu-gcc (crosstool-NG 1.26.0) 12.2.0", "binutils": "x", "musl": "1.2.5"}
-    sbom = sbom_of(with_record(proven, toolchain=own_toolchain), None)
+    sbom = sbom_of(with_record(verified, toolchain=own_toolchain))
     assert '"purl"' not in format_sbom(sbom)
-    release = sbom_of(proven, locked(proven))
+    release = sbom_of(released(verified))
     assert (
         release["metadata"]["component"]["purl"]
         == "pkg:pypi/supermachine-kernel@" + release["metadata"]["component"]["version"]
     )
-    assert "purl" not in sbom_of(proven, None)["metadata"]["component"], "a custom wheel is not on the index"
+    assert "purl" not in sbom_of(verified)["metadata"]["component"], "a custom wheel is not on the index"
 
 
-def test_serial_number_and_time_come_from_the_content(sbom: dict[str, Any], proven: ProvenSet) -> None:
+def test_serial_number_and_time_come_from_the_content(sbom: dict[str, Any], verified: VerifiedSet) -> None:
     assert sbom["serialNumber"] == serial_number(sbom)
-    other = with_record(proven, inputs_sha256="0" * 64)
-    assert sbom_of(other, None)["serialNumber"] != sbom_of(proven, None)["serialNumber"]
+    other = with_record(verified, inputs_sha256="0" * 64)
+    assert sbom_of(other)["serialNumber"] != sbom_of(verified)["serialNumber"]
     assert sbom["metadata"]["timestamp"] == "2026-01-01T00:00:00Z", "KBUILD_BUILD_TIMESTAMP of recipe.sh"
 
 
-def test_a_banner_without_a_utc_date_gives_no_time(proven: ProvenSet) -> None:
-    image = proven.contents["kernel"].replace(b" UTC 2026\n", b" CET 2026\n")
-    changed = dataclasses.replace(proven, contents={**proven.contents, "kernel": image})
-    assert "timestamp" not in sbom_of(changed, None)["metadata"]
+def test_a_banner_without_a_utc_date_gives_no_time(verified: VerifiedSet) -> None:
+    image = verified.contents["kernel"].replace(b" UTC 2026\n", b" CET 2026\n")
+    changed = dataclasses.replace(verified, contents={**verified.contents, "kernel": image})
+    assert "timestamp" not in sbom_of(changed)["metadata"]
 
 
 @pytest.mark.parametrize("gcc", ["", " ", "\n", None, 1, []])
-def test_a_compiler_that_is_not_named_is_not_listed(proven: ProvenSet, gcc: Any) -> None:
-    document = sbom_of(with_record(proven, toolchain={"gcc": gcc}), None)
+def test_a_compiler_that_is_not_named_is_not_listed(verified: VerifiedSet, gcc: Any) -> None:
+    document = sbom_of(with_record(verified, toolchain={"gcc": gcc}))
     assert "libgcc" not in [component["bom-ref"] for component in document["components"]]
 
 
@@ -228,9 +223,9 @@ def test_a_compiler_that_is_not_named_is_not_listed(proven: ProvenSet, gcc: Any)
         ("patches", lambda text: {"patches": [{"name": text, "sha256": ""}]}),
     ],
 )
-def test_text_that_is_not_printable_is_refused(proven: ProvenSet, name: str, change: Any, text: str) -> None:
-    changed = with_record(proven, **change(text))
-    for lock, where in ((None, "build-info.json: "), (locked(changed), "build in assets.lock.json: ")):
+def test_text_that_is_not_printable_is_refused(verified: VerifiedSet, name: str, change: Any, text: str) -> None:
+    changed = with_record(verified, **change(text))
+    for one, where in ((changed, "build-info.json: "), (released(changed), "build in assets.lock.json: ")):
         with pytest.raises(BuildError, match=f"{where}expected printable text for {name}, found ") as refused:
-            sbom_of(changed, lock)
+            sbom_of(one)
         assert str(refused.value).isprintable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -13,14 +14,20 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from packaging.version import Version
+from setuptools.command.bdist_wheel import safe_version
 
+from scripts import audit
 from scripts.asset_build.digests import set_digest
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.lock import LockedAsset, LockedFile, LockedSet
 from scripts.asset_build.wheel.sources import Source
-from scripts.asset_build.wheel.verify import prove
+from scripts.asset_build.wheel.verify import custom_version, verify_set
 from supermachine_kernel._assets import ASSETS
-from tests.support import elf
+from supermachine_kernel._version import VERSION
+from tests.support import elf, release
 
 MakeFile = Callable[[Path, Path], Path]
 
@@ -32,15 +39,15 @@ def source_with(built_set: Path, build_info: Path | None = None, **replaced: Pat
 
 
 def test_the_built_set_is_proven(built_set: Path) -> None:
-    proven = prove(source_with(built_set, built_set / "build-info.json"))
+    verified = verify_set(source_with(built_set, built_set / "build-info.json"))
     info = json.loads((built_set / "build-info.json").read_text())
-    assert proven.kernel.release == info["kernel_release"]
-    assert proven.kernel.af_tsi is False, "the repository carries no AF_TSI series"
-    assert proven.build == info
-    sums = subprocess.run(["sha256sum", *sorted(proven.contents)], cwd=built_set, capture_output=True, check=True)
-    assert proven.digest == set_digest(proven.sha256)
+    assert verified.kernel.release == info["kernel_release"]
+    assert verified.kernel.af_tsi is False, "the repository carries no AF_TSI series"
+    assert verified.build == info
+    sums = subprocess.run(["sha256sum", *sorted(verified.contents)], cwd=built_set, capture_output=True, check=True)
+    assert verified.digest == set_digest(verified.sha256)
     digest_of_sums = subprocess.run(["sha256sum"], input=sums.stdout, capture_output=True, check=True)
-    assert digest_of_sums.stdout.split()[0].decode() == proven.digest
+    assert digest_of_sums.stdout.split()[0].decode() == verified.digest
 
 
 def test_af_tsi_is_read_from_the_image(built_set: Path, tmp_path: Path) -> None:
@@ -49,7 +56,7 @@ def test_af_tsi_is_read_from_the_image(built_set: Path, tmp_path: Path) -> None:
     content[-64:-57] = b"AF_TSI\0"
     patched = tmp_path / "kernel"
     patched.write_bytes(content)
-    assert prove(source_with(built_set, kernel=patched)).kernel.af_tsi is True
+    assert verify_set(source_with(built_set, kernel=patched)).kernel.af_tsi is True
 
 
 def gzipped(kernel: Path, folder: Path) -> Path:
@@ -148,7 +155,7 @@ def test_a_wrong_program(
 
 @pytest.mark.parametrize("make", [elf.static_program, elf.static_pie])
 def test_a_right_program(built_set: Path, tmp_path: Path, make: Callable[[Path], Path]) -> None:
-    prove(source_with(built_set, init_oci=make(tmp_path)))
+    verify_set(source_with(built_set, init_oci=make(tmp_path)))
 
 
 def test_a_module_of_another_kernel(built_set: Path, tmp_path: Path) -> None:
@@ -199,7 +206,7 @@ def test_build_info_of_other_files_is_not_believed(built_set: Path, tmp_path: Pa
     info["assets"]["kernel"]["sha256"] = "0" * 64
     (tmp_path / "set/build-info.json").write_text(json.dumps(info))
     source = source_with(tmp_path / "set", tmp_path / "set/build-info.json")
-    assert prove(source).build is None
+    assert verify_set(source).build is None
 
 
 def test_a_tree_is_as_its_build_left_it(built_set: Path, tmp_path: Path) -> None:
@@ -207,12 +214,12 @@ def test_a_tree_is_as_its_build_left_it(built_set: Path, tmp_path: Path) -> None
     shutil.copytree(built_set, tmp_path / "set")
     record = tmp_path / "set/build-info.json"
     cut = replace(source_with(tmp_path / "set", record), kind="tree")
-    assert prove(cut).build == json.loads(record.read_text())
+    assert verify_set(cut).build == json.loads(record.read_text())
     os.truncate(tmp_path / "set/kernel", 8_000_000)
     message = "expected the record of the files beside it, found another SHA-256 for kernel; build again, or remove"
     assert_refused(cut, record, message)
     record.unlink()
-    assert prove(replace(cut, build_info=None)).build is None
+    assert verify_set(replace(cut, build_info=None)).build is None
 
 
 def test_broken_build_info_is_said(built_set: Path, tmp_path: Path) -> None:
@@ -223,15 +230,58 @@ def test_broken_build_info_is_said(built_set: Path, tmp_path: Path) -> None:
 
 
 def test_a_locked_set_has_the_build_info_of_the_lock(built_set: Path) -> None:
-    proven = prove(source_with(built_set))
-    unpacked = {name: LockedFile(len(proven.contents[name]), sha256) for name, sha256 in proven.sha256.items()}
+    verified = verify_set(source_with(built_set))
+    unpacked = {name: LockedFile(len(verified.contents[name]), sha256) for name, sha256 in verified.sha256.items()}
     locked = LockedSet("aarch64", {n: LockedAsset(f, LockedFile(1, "0" * 64)) for n, f in unpacked.items()}, {"a": 1})
-    assert prove(source_with(built_set, built_set / "build-info.json"), locked).build == {"a": 1}
+    assert verify_set(source_with(built_set, built_set / "build-info.json"), locked).build == {"a": 1}
 
 
 def assert_refused(source: Source, path: Path, message: str) -> None:
     with pytest.raises(BuildError) as refused:
-        prove(source)
+        verify_set(source)
     assert message in str(refused.value)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@given(st.text("0123456789abcdef", min_size=64, max_size=64) | st.text("0123456789", min_size=64, max_size=64))
+@example("08354771" + "a" * 56)
+@example("0" * 64)
+def test_the_version_of_a_custom_set_is_one_that_pep_440_leaves_as_it_is(digest: str) -> None:
+    version = custom_version(digest)
+    assert str(Version(version)) == version
+    assert safe_version(version) == version
+    assert Version(version).base_version == VERSION
+    assert digest[:8] in version
+
+
+def test_every_digest_has_its_own_version() -> None:
+    """Among the digests that begin alike: a number without its zeros would be another set's."""
+    starts = ["08354771", "8354771a", "00000000", "0000000a", "12345678"]
+    assert len({custom_version(start.ljust(64, "f")) for start in starts}) == len(starts)
+
+
+@pytest.mark.slow
+def test_a_set_whose_digest_begins_with_digits_and_a_zero_can_be_built(
+    built_set: Path, unlocked_checkout: Path, tmp_path: Path
+) -> None:
+    """The kernel's last byte is padding: it is counted up until the set digest begins with 0 and seven digits."""
+    folder = shutil.copytree(built_set, tmp_path / "set", ignore=shutil.ignore_patterns("build-info.json"))
+    verified = verify_set(source_with(folder))
+    kernel, sums = bytearray(verified.contents["kernel"]), dict(verified.sha256)
+    start = hashlib.sha256(kernel[:-4])
+    for count in range(1 << 20):
+        last = struct.pack("<I", count)
+        whole = start.copy()
+        whole.update(last)
+        sums["kernel"] = whole.hexdigest()
+        label = set_digest(sums)[:8]
+        if label.isdigit() and label.startswith("0"):
+            break
+    else:
+        pytest.fail("no such digest among a million")
+    (folder / "kernel").write_bytes(kernel[:-4] + last)
+    wheel, _ = release.build(unlocked_checkout, folder, tmp_path / "out")
+    assert wheel.name.split("-")[1] == f"{VERSION}+custom.0x{label}"
+    lock = unlocked_checkout / "assets.lock.json"
+    assert list(audit.audit(wheel, lock))

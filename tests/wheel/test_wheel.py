@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -179,13 +180,40 @@ def test_pip_wheel_gives_the_same_wheel(wheel: Path, built_set: Path, tmp_path: 
 
 def test_the_script_reports_the_wheel(built_set: Path, tmp_path: Path, project: Path, wheel: Path) -> None:
     command = [sys.executable, str(project / "scripts" / "wheel.py"), "--json", "--out", str(tmp_path)]
-    report = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    report = json.loads(done.stdout)
+    assert done.stderr.count("assets: ") == 1, "the set is resolved and verified once"
+    assert f"assets: the tree in {built_set}\n" in done.stderr
     assert Path(report["wheel"]).read_bytes() == wheel.read_bytes()
     assert report["sha256"] == hashlib.sha256(wheel.read_bytes()).hexdigest()
     assert report["size"] == wheel.stat().st_size
     assert report["tag"] == TAG
     assert set(report["assets"]) == {"kernel", "init-oci", "supermachine-agent", "smpark.ko"}
     assert [path.name for path in tmp_path.iterdir()] == [wheel.name]
+
+
+def test_a_relative_path_is_one_from_the_caller_s_folder(
+    built_set: Path, tmp_path: Path, project: Path, wheel: Path
+) -> None:
+    command = [sys.executable, str(project / "scripts" / "wheel.py"), "--out", "out"]
+    environment = {**os.environ, "SUPERMACHINE_ASSETS_DIR": "set", "SUPERMACHINE_KERNEL_PATH": "set/kernel"}
+    shutil.copytree(built_set, tmp_path / "set")
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert (tmp_path / "out" / wheel.name).read_bytes() == wheel.read_bytes()
+
+
+def test_what_stops_the_build_is_one_line_of_the_script(built_set: Path, tmp_path: Path, project: Path) -> None:
+    """It comes from the hook's process as it was raised, and not out of the text that setuptools prints."""
+    folder = shutil.copytree(built_set, tmp_path / "error: set\nerror: ERROR Backend")
+    (folder / "kernel").write_bytes(b"")
+    command = [sys.executable, str(project / "scripts" / "wheel.py"), "--out", str(tmp_path / "out")]
+    environment = {**os.environ, "SUPERMACHINE_ASSETS_DIR": str(folder)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    expected = f"wheel.py: {folder}/kernel: expected an uncompressed arm64 Linux Image, found an empty file; take "
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr and "Backend subprocess" not in done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.parametrize(

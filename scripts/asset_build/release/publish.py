@@ -1,4 +1,4 @@
-"""Make a release and its lock: the release layout from a proven set, the lock from a published release."""
+"""Make a release and its lock: the release layout from a verified set, the lock from a published release."""
 
 import hashlib
 import tempfile
@@ -19,7 +19,7 @@ from ..fetch.xz import Unpacker, pack
 from ..lock import Lock, LockedAsset, LockedFile, LockedSet, format_lock, read_lock_file
 from ..release_layout import SUMS_NAME, format_sums, packed_name, parse_sums
 from ..wheel.sources import Source
-from ..wheel.verify import ProvenSet, prove
+from ..wheel.verify import VerifiedSet, verify_set
 
 _SUMS_LIMIT = 64 << 10
 _INCOMPRESSIBLE = 1 << 20
@@ -40,24 +40,24 @@ class Change:
             write_atomically(self.path, format_lock(self.lock).encode())
 
 
-def stage_release(proven: ProvenSet) -> tuple[LockedSet, dict[str, bytes]]:
-    """The locked set of `proven`, and the release's files by name: an `.xz` for each asset, and SHA256SUMS.
+def stage_release(verified: VerifiedSet) -> tuple[LockedSet, dict[str, bytes]]:
+    """The locked set of `verified`, and the release's files by name: an `.xz` for each asset, and SHA256SUMS.
 
     The build info goes into the lock alone: the release has an `.xz` for each asset, SHA256SUMS, and no other file.
     """
-    files = {packed_name(SET, asset.name): pack(proven.contents[asset.name]) for asset in ASSETS}
+    files = {packed_name(SET, asset.name): pack(verified.contents[asset.name]) for asset in ASSETS}
     assets = {
         asset.name: LockedAsset(
-            unpacked=_measure(proven.contents[asset.name]), packed=_measure(files[packed_name(SET, asset.name)])
+            unpacked=_measure(verified.contents[asset.name]), packed=_measure(files[packed_name(SET, asset.name)])
         )
         for asset in ASSETS
     }
     sums = format_sums({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
-    return LockedSet(SET, assets, proven.build), {**files, SUMS_NAME: sums.encode()}
+    return LockedSet(SET, assets, verified.build), {**files, SUMS_NAME: sums.encode()}
 
 
 def lock_published(text: str, environ: Mapping[str, str], locked: Optional[LockedSet]) -> LockedSet:
-    """The locked set of the release at the base `text`: each file fetched, held against SHA256SUMS, and proven.
+    """The locked set of the release at the base `text`: each file fetched, held against SHA256SUMS, and verified.
 
     A release does not say how it was built: the build info stays that of `locked` where that is the same set,
     and is none otherwise. Raises BuildError.
@@ -73,15 +73,10 @@ def lock_published(text: str, environ: Mapping[str, str], locked: Optional[Locke
             return lambda: _fetch_measured(base, sums, asset, Path(folder, asset.name))
 
         assets = in_parallel({asset.name: job(asset) for asset in ASSETS}, base.stop)
-        source = Source("published", {asset.name: Path(folder, asset.name) for asset in ASSETS})
-        try:
-            proven = prove(source, locked)
-        except BuildError as error:
-            message = str(error)
-            for name, path in source.files.items():
-                message = message.replace(str(path), base.where(packed_name(SET, name)))
-            raise BuildError(message) from error
-    return LockedSet(SET, assets, proven.build)
+        files = {asset.name: Path(folder, asset.name) for asset in ASSETS}
+        urls = {asset.name: base.where(packed_name(SET, asset.name)) for asset in ASSETS}
+        verified = verify_set(Source("published", files, urls=urls), locked)
+    return LockedSet(SET, assets, verified.build)
 
 
 class _Text:

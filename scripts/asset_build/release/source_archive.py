@@ -16,9 +16,8 @@ from ..digests import file_sha256
 from ..errors import BuildError
 from ..lock import read_lock
 from ..wheel.archive import write_tar
-from ..wheel.package_data import version_of
 from ..wheel.sources import BUILD_INFO, resolve
-from ..wheel.verify import ProvenSet, prove
+from ..wheel.verify import VerifiedSet, verify_set
 
 PROJECT = Path(__file__).resolve().parents[3]
 SYSTEM_SOURCES = Path("/usr/src")
@@ -65,19 +64,17 @@ def write(out: Path, project: Path = PROJECT, environ: Mapping[str, str] = os.en
     The kernel's tarball is looked for where its package puts it, and in `out`. Raises BuildError when it is not
     there, when nothing is known of the set's build, or when this checkout is not what the set was built from.
     """
-    locked = read_lock(project).set(SET)
-    proven = prove(resolve(project, environ), locked)
-    if proven.build is None:
+    verified = verify_set(resolve(project, environ), read_lock(project).set(SET))
+    if verified.build is None:
         raise BuildError(
             f"expected the record of the set's build ({BUILD_INFO}, or that of the lock), found none of these files; "
             "archive the set where build.sh built it"
         )
-    tarball = _find_tarball(proven.build, out)
-    _prove_inputs(proven.build, project, tarball)
-    version = version_of(proven, locked)
-    name = f"supermachine-kernel-{version}-source"
+    tarball = _find_tarball(verified.build, out)
+    _prove_inputs(verified.build, project, tarball)
+    name = f"supermachine-kernel-{verified.version}-source"
     out.mkdir(parents=True, exist_ok=True)
-    archive, members = out / f"{name}.tar", _members(proven, version, project, tarball)
+    archive, members = out / f"{name}.tar", _members(verified, project, tarball)
     with replacing(archive) as file:
         write_tar(((f"{name}/{member}", content) for member, content in members), file)
     return archive
@@ -117,9 +114,9 @@ def _prove_inputs(build: Mapping[str, Any], project: Path, tarball: Path) -> Non
         )
 
 
-def _members(proven: ProvenSet, version: str, project: Path, tarball: Path) -> Iterator[tuple[str, bytes | Path]]:
-    build = dict(proven.build or {})
-    yield "README.md", _readme(build, version, tarball.name).encode()
+def _members(verified: VerifiedSet, project: Path, tarball: Path) -> Iterator[tuple[str, bytes | Path]]:
+    build = dict(verified.build or {})
+    yield "README.md", _readme(build, verified.version, tarball.name).encode()
     yield BUILD_INFO, (json.dumps(build, indent=2, sort_keys=True) + "\n").encode()
     yield f"kernel/{tarball.name}", tarball
     for folder in ("kernel-build", "LICENSES"):

@@ -1,43 +1,35 @@
-"""Put a proven set and its manifest into a package folder."""
+"""Write a verified set and its manifest into a package folder."""
 
 import shutil
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
-from supermachine_kernel._assets import ASSETS, SET
-from supermachine_kernel._version import VERSION
+from supermachine_kernel._assets import ASSETS
 
 from ..atomic_write import write_atomically
-from ..lock import LockedSet
-from .verify import ProvenSet
+from .verify import VerifiedSet
 
 ASSETS_FOLDER = "assets"
 MANIFEST_NAME = "_manifest.py"
 
 
-def version_of(proven: ProvenSet, locked: Optional[LockedSet]) -> str:
-    """X.Y.Z for the locked files; for any others X.Y.Z+custom.<first 8 hex digits of the set digest>."""
-    return VERSION if _is_locked(proven, locked) else f"{VERSION}+custom.{proven.digest[:8]}"
-
-
-def manifest_of(proven: ProvenSet, locked: Optional[LockedSet]) -> dict[str, Any]:
-    """What the wheel says of its own assets; `origin` is "release" for the locked files, else "custom".
+def manifest_of(verified: VerifiedSet) -> dict[str, Any]:
+    """What the wheel says of its own assets.
 
     It does not say where the files were found: the same files give the same wheel from anywhere.
     """
-    sha256 = proven.sha256
     return {
         "format": 1,
-        "version": version_of(proven, locked),
-        "set": SET,
-        "set_digest": proven.digest,
-        "origin": "release" if _is_locked(proven, locked) else "custom",
-        "kernel_release": proven.kernel.release,
-        "af_tsi": proven.kernel.af_tsi,
+        "version": verified.version,
+        "set": verified.name,
+        "set_digest": verified.digest,
+        "origin": verified.origin,
+        "kernel_release": verified.kernel.release,
+        "af_tsi": verified.kernel.af_tsi,
         "assets": {
             asset.name: {
-                "size": len(proven.contents[asset.name]),
-                "sha256": sha256[asset.name],
+                "size": len(verified.contents[asset.name]),
+                "sha256": verified.sha256[asset.name],
                 "mode": asset.mode,
             }
             for asset in ASSETS
@@ -58,30 +50,26 @@ def manifest_source(manifest: dict[str, Any]) -> str:
     return "\n".join([*lines, "}", ""])
 
 
-def stage(proven: ProvenSet, package: Path, locked: Optional[LockedSet]) -> None:
-    """Write the assets and the manifest into the folder `package`, and nothing of an earlier build left there.
+def write(verified: VerifiedSet, package: Path) -> None:
+    """Write the assets and the manifest into the folder `package`, without anything of an earlier build.
 
-    The manifest comes last: it is there only when what it speaks of is.
+    The manifest comes last: it is there only when the assets are.
     """
-    unstage(package)
+    remove(package)
     folder = package / ASSETS_FOLDER
     folder.mkdir(parents=True)
     for asset in ASSETS:
         path = folder / asset.name
-        path.write_bytes(proven.contents[asset.name])
+        path.write_bytes(verified.contents[asset.name])
         path.chmod(asset.mode)
-    write_atomically(package / MANIFEST_NAME, manifest_source(manifest_of(proven, locked)).encode())
+    write_atomically(package / MANIFEST_NAME, manifest_source(manifest_of(verified)).encode())
 
 
-def unstage(package: Path) -> None:
-    """Remove what `stage` wrote."""
+def remove(package: Path) -> None:
+    """Remove what `write` wrote."""
     (package / MANIFEST_NAME).unlink(missing_ok=True)
     folder = package / ASSETS_FOLDER
     if folder.is_symlink():
         folder.unlink()
     elif folder.exists():
         shutil.rmtree(folder)
-
-
-def _is_locked(proven: ProvenSet, locked: Optional[LockedSet]) -> bool:
-    return locked is not None and locked.digest == proven.digest

@@ -16,10 +16,10 @@ from urllib.parse import quote
 from supermachine_kernel._assets import ASSETS, KERNEL, Asset
 
 from ..errors import BuildError
-from ..lock import LOCK_NAME, LockedSet
+from ..lock import LOCK_NAME
 from .package_data import manifest_of
 from .sources import BUILD_INFO
-from .verify import ProvenSet
+from .verify import VerifiedSet
 
 SBOM_NAME = "supermachine-kernel.cdx.json"
 SBOM_FOLDER = "sboms"  # PEP 770: inside .dist-info
@@ -54,11 +54,11 @@ _LARGEST_CONFIG = 8 << 20
 _VENDOR = re.compile(r"\((Debian|Ubuntu) ")
 
 
-def write_sbom(dist_info: Path, proven: ProvenSet, locked: Optional[LockedSet]) -> None:
+def write_sbom(dist_info: Path, verified: VerifiedSet) -> None:
     """Write the bill of materials into the folder `dist_info` of a wheel that is being made. Raises BuildError."""
     folder = dist_info / SBOM_FOLDER
     folder.mkdir(exist_ok=True)
-    (folder / SBOM_NAME).write_bytes(format_sbom(sbom_of(proven, locked)).encode("ascii"))
+    (folder / SBOM_NAME).write_bytes(format_sbom(sbom_of(verified)).encode("ascii"))
 
 
 def format_sbom(sbom: Mapping[str, Any]) -> str:
@@ -66,12 +66,12 @@ def format_sbom(sbom: Mapping[str, Any]) -> str:
     return json.dumps(sbom, indent=2) + "\n"
 
 
-def sbom_of(proven: ProvenSet, locked: Optional[LockedSet]) -> dict[str, Any]:
-    """The bill of materials of the wheel made from `proven`, as a CycloneDX 1.6 document. Raises BuildError."""
-    manifest = manifest_of(proven, locked)
-    record = _Record(proven.build, f"build in {LOCK_NAME}" if manifest["origin"] == "release" else BUILD_INFO)
+def sbom_of(verified: VerifiedSet) -> dict[str, Any]:
+    """The bill of materials of the wheel made from `verified`, as a CycloneDX 1.6 document. Raises BuildError."""
+    manifest = manifest_of(verified)
+    record = _Record(verified.build, f"build in {LOCK_NAME}" if verified.origin == "release" else BUILD_INFO)
     libraries = _libraries(record)
-    kernel = _kernel(proven, record, manifest)
+    kernel = _kernel(verified, record, manifest)
     others = [_asset(asset, record, manifest) for asset in ASSETS if asset is not KERNEL]
     library_refs = [str(library["bom-ref"]) for library in libraries]
     needs = {"kernel": [], "module": [KERNEL.name], "program": library_refs}
@@ -88,7 +88,7 @@ def sbom_of(proven: ProvenSet, locked: Optional[LockedSet]) -> dict[str, Any]:
         "serialNumber": "",
         "version": 1,
         "metadata": {
-            **_timestamp(proven.contents[KERNEL.name]),
+            **_timestamp(verified.contents[KERNEL.name]),
             "lifecycles": [{"phase": "build"}],
             "tools": {"components": [{"type": "application", "name": "supermachine-kernel scripts/asset_build"}]},
             "component": _distribution(manifest),
@@ -208,8 +208,8 @@ def _asset(asset: Asset, record: _Record, manifest: Mapping[str, Any]) -> dict[s
     }
 
 
-def _kernel(proven: ProvenSet, record: _Record, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    release, patches = proven.kernel.release, record.patches
+def _kernel(verified: VerifiedSet, record: _Record, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    release, patches = verified.kernel.release, record.patches
     plain = re.match(r"\d+\.\d+(\.\d+)?", release)
     references = [
         {
@@ -234,8 +234,8 @@ def _kernel(proven: ProvenSet, record: _Record, manifest: Mapping[str, Any]) -> 
             "externalReferences": references or None,
             "properties": _properties(
                 **{
-                    "kernel:af_tsi": str(proven.kernel.af_tsi).lower(),
-                    "kernel:config_sha256": _config_sha256(proven, record),
+                    "kernel:af_tsi": str(verified.kernel.af_tsi).lower(),
+                    "kernel:config_sha256": _config_sha256(verified, record),
                     "kernel:patches": UNKNOWN if patches is None else str(len(patches)),
                     "kernel:source": SOURCE_REF if record.known else UNKNOWN,
                 }
@@ -301,10 +301,10 @@ def _libraries(record: _Record) -> list[dict[str, Any]]:
     return [_without_none(library) for library in libraries]
 
 
-def _config_sha256(proven: ProvenSet, record: _Record) -> str:
+def _config_sha256(verified: VerifiedSet, record: _Record) -> str:
     """The digest of the kernel's .config: the Image's own word, else the record's. Raises BuildError."""
     recorded = record.text("config_sha256")
-    config = embedded_config(proven.contents[KERNEL.name])
+    config = embedded_config(verified.contents[KERNEL.name])
     if config is None:
         return recorded or UNKNOWN
     found = hashlib.sha256(config).hexdigest()

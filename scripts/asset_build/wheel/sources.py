@@ -4,8 +4,8 @@ The numbers 1 to 3 are those of the order in README.md and in the message when n
 """
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
@@ -17,24 +17,37 @@ from ..lock import LockedSet, read_lock
 BUILD_INFO = "build-info.json"
 
 
-class NothingFound(BuildError):
+class NoSourceError(BuildError):
     """No source has a set: each that was tried, in order, and what to do for it."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A resolved set: `kind` is "override", "tree" or "release"; `files` has a path for every asset's name."""
+    """A resolved set: `kind` is "override", "tree", "release" or "published".
+
+    `files` has a path for every asset's name; `urls` has, for files that were downloaded, where they came from.
+    """
 
     kind: str
     files: Mapping[str, Path]
     build_info: Optional[Path] = None
+    urls: Mapping[str, str] = field(default_factory=dict)
+
+    def name_of(self, asset_name: str) -> str:
+        """What an error calls the file of an asset: its URL where it has one, else its path."""
+        return self.urls.get(asset_name, str(self.files[asset_name]))
+
+    @property
+    def folders(self) -> str:
+        """The folders that the files lie in, as a line of text."""
+        return ", ".join(dict.fromkeys(str(path.parent) for path in self.files.values()))
 
 
 def resolve(project: Path, environ: Mapping[str, str], *, local_only: bool = False) -> Source:
     """Find the set for a build of the checkout or sdist `project`.
 
     Single-file overrides win over any source; what they leave open comes from one source. With `local_only`
-    the release is not considered. Raises NothingFound, or BuildError for a source that is there and not right.
+    the release is not considered. Raises NoSourceError, or BuildError for a source that is there and not right.
     """
     singles = _single_files(environ)
     if len(singles) == len(ASSETS):
@@ -43,13 +56,13 @@ def resolve(project: Path, environ: Mapping[str, str], *, local_only: bool = Fal
     if source is None and not local_only:
         source = _release(project, environ)  # 3
     if source is None:
-        raise NothingFound(_tried(project, environ, "3. release: not considered for an editable install"))
+        raise NoSourceError(_no_source_message(project, environ, "3. release: not considered for an editable install"))
     if not singles:
         return source
     return Source("override", {**source.files, **singles}, source.build_info)
 
 
-def _tried(project: Path, environ: Mapping[str, str], release: str) -> str:
+def _no_source_message(project: Path, environ: Mapping[str, str], release: str) -> str:
     trees = ", ".join(str(tree) for tree in tree_candidates(project, environ))
     no_tree = f"no out/{SET}/ in {trees}" if trees else "SUPERMACHINE_KERNEL_BUILD is set empty; unset it"
     return "\n".join(
@@ -122,8 +135,8 @@ def _release(project: Path, environ: Mapping[str, str]) -> Source:
 
     locked: Optional[LockedSet] = read_lock(project).set(SET)
     if locked is None:
-        raise NothingFound(
-            _tried(
+        raise NoSourceError(
+            _no_source_message(
                 project,
                 environ,
                 "3. release: assets.lock.json has no locked release for this version; use one of the above, or "
@@ -133,7 +146,7 @@ def _release(project: Path, environ: Mapping[str, str]) -> Source:
     try:
         return Source("release", fetch(locked, environ))
     except NotAtHand as error:
-        raise NothingFound(_tried(project, environ, f"3. release: {error}")) from error
+        raise NoSourceError(_no_source_message(project, environ, f"3. release: {error}")) from error
 
 
 def _folder(kind: str, folder: Path, environ: Mapping[str, str], cure: str) -> Source:
@@ -141,7 +154,8 @@ def _folder(kind: str, folder: Path, environ: Mapping[str, str], cure: str) -> S
     wanted = [asset for asset in ASSETS if not environ.get(asset.variable)]
     missing = [asset.name for asset in wanted if not _is_there(folder / asset.name)]
     if missing:
-        raise BuildError(f"{folder}: expected {_listed(a.name for a in wanted)}, found no {_listed(missing)}; {cure}")
+        names = ", ".join(asset.name for asset in wanted)
+        raise BuildError(f"{folder}: expected {names}, found no {', '.join(missing)}; {cure}")
     files = {asset.name: _readable(folder / asset.name, f"the {kind}") for asset in wanted}
     info = folder / BUILD_INFO
     return Source(kind, files, info if info.is_file() else None)
@@ -186,7 +200,3 @@ def _may_be_read(path: Path) -> bool:
     except PermissionError:
         return False
     return True
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)

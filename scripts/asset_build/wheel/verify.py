@@ -1,15 +1,15 @@
-"""No asset reaches a wheel unproven: size, structure, and that kernel and module belong together."""
+"""Verify a set before it reaches a wheel: sizes, structure, and that kernel and module belong together."""
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from supermachine_kernel import InspectionError
-from supermachine_kernel._assets import ASSETS, KERNEL, Asset
+from supermachine_kernel._assets import ASSETS, KERNEL, SET, Asset
 from supermachine_kernel._inspect import KernelFacts, inspect_kernel, inspect_module, inspect_program
+from supermachine_kernel._version import VERSION
 
 from ..digests import set_digest
 from ..errors import BuildError, plain
@@ -18,51 +18,71 @@ from .sources import Source
 
 
 @dataclass(frozen=True)
-class ProvenSet:
-    """A coherent set: the content that was proven, and what it says of itself.
+class VerifiedSet:
+    """A coherent set: its name, its files by asset name, and what follows from them.
 
-    `build` is the build-info.json it came with, when its digests are those of these very files.
+    `digest` is the set digest. `origin` is "release" for the locked files, else "custom"; `version` is the wheel's.
+    `build` is the record of the files' build: the lock's for a release, else the build-info.json of these very
+    files, else None.
     """
 
+    name: str
     contents: Mapping[str, bytes]
+    sha256: Mapping[str, str]
+    digest: str
     kernel: KernelFacts
+    origin: str
+    version: str
     build: Optional[Mapping[str, Any]]
 
-    @property
-    def sha256(self) -> dict[str, str]:
-        return {name: hashlib.sha256(content).hexdigest() for name, content in self.contents.items()}
 
-    @property
-    def digest(self) -> str:
-        return set_digest(self.sha256)
-
-
-def prove(source: Source, locked: Optional[LockedSet] = None) -> ProvenSet:
-    """Read the files of `source` once and prove them. Raises BuildError for the first that is not right.
-
-    The build info of a locked set is the lock's, so that the files give one wheel wherever they came from.
-    """
-    contents = {asset.name: _read(asset, source.files[asset.name]) for asset in ASSETS}
-    kernel = prove_structure(contents, source.files)
-    proven = ProvenSet(contents, kernel, None)
-    if locked is not None and locked.digest == proven.digest:
-        return ProvenSet(contents, kernel, locked.build)
+def verify_set(source: Source, locked: Optional[LockedSet] = None) -> VerifiedSet:
+    """Read the files of `source` once and verify them. Raises BuildError for the first that is not right."""
+    contents = {asset.name: _read(asset, source) for asset in ASSETS}
+    verified = verify_contents(contents, {asset.name: source.name_of(asset.name) for asset in ASSETS}, locked)
+    if verified.origin == "release":
+        return verified
     if source.kind == "release":
         raise BuildError(
-            f"{source.files[KERNEL.name].parent}: the files were changed after they were proven; build again"
+            f"{source.files[KERNEL.name].parent}: the files were changed after they were verified; build again"
         )
-    return ProvenSet(contents, kernel, _build_info(source, proven.sha256))
+    return replace(verified, build=_build_info(source, verified.sha256))
 
 
-def prove_structure(contents: Mapping[str, bytes], names: Mapping[str, object]) -> KernelFacts:
-    """Prove each asset by its kind, and the module to be of the kernel; what the kernel says of itself.
+def verify_contents(
+    contents: Mapping[str, bytes], names: Mapping[str, str], locked: Optional[LockedSet]
+) -> VerifiedSet:
+    """Verify the files of a set; `names` says what an error calls each of them. Raises BuildError.
 
-    `names` is what each file is called in an error's text. Raises BuildError.
+    A release has the lock's record of its build, so that the files give one wheel wherever they came from. A custom
+    set has none yet.
+    """
+    kernel = verify_structure(contents, names)
+    sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    digest = set_digest(sha256)
+    if locked is not None and locked.digest == digest:
+        return VerifiedSet(SET, contents, sha256, digest, kernel, "release", VERSION, locked.build)
+    return VerifiedSet(SET, contents, sha256, digest, kernel, "custom", custom_version(digest), None)
+
+
+def custom_version(digest: str) -> str:
+    """The version of a wheel whose files are not the release's: X.Y.Z+custom.<first 8 hex digits of the set digest>.
+
+    PEP 440 takes a part that is all digits for a number and drops its leading zeros; `0x` keeps it as it is.
+    """
+    label = digest[:8]
+    return f"{VERSION}+custom.{'0x' if label.isdigit() and label.startswith('0') else ''}{label}"
+
+
+def verify_structure(contents: Mapping[str, bytes], names: Mapping[str, str]) -> KernelFacts:
+    """Verify each asset by its kind, and the module to be of the kernel; what the kernel says of itself.
+
+    `names` says what an error calls each file. Raises BuildError.
     """
     try:
-        kernel = inspect_kernel(contents[KERNEL.name], str(names[KERNEL.name]))
+        kernel = inspect_kernel(contents[KERNEL.name], names[KERNEL.name])
         for asset in ASSETS:
-            name = str(names[asset.name])
+            name = names[asset.name]
             if asset.kind == "program":
                 inspect_program(contents[asset.name], name)
             elif asset.kind == "module":
@@ -77,19 +97,20 @@ def prove_structure(contents: Mapping[str, bytes], names: Mapping[str, object]) 
     return kernel
 
 
-def _read(asset: Asset, path: Path) -> bytes:
+def _read(asset: Asset, source: Source) -> bytes:
     """The content, refused by its size before it is read."""
+    path, name = source.files[asset.name], source.name_of(asset.name)
     smallest, largest = asset.sizes
     try:
         size = path.stat().st_size
         if size and not smallest <= size <= largest:
             raise BuildError(
-                f"{path}: expected {smallest} to {largest} bytes for {asset.name}, found {size}; "
+                f"{name}: expected {smallest} to {largest} bytes for {asset.name}, found {size}; "
                 "is it another file, or a part of one?"
             )
         return path.read_bytes()
     except OSError as error:
-        raise BuildError(f"{path}: expected a readable file, found: {error.strerror}; name the file itself") from error
+        raise BuildError(f"{name}: expected a readable file, found: {error.strerror}; name the file itself") from error
 
 
 def _build_info(source: Source, sha256: Mapping[str, str]) -> Optional[Mapping[str, Any]]:
