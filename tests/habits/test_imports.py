@@ -25,7 +25,7 @@ FLOORS = (
 )
 """From the top to the ground. A module is on the floor of the longest name that its own name begins with."""
 
-LENT = {"supermachine_kernel._assets", "supermachine_kernel._version", "supermachine_kernel._inspect"}
+LENT = {"supermachine_kernel._assets", "supermachine_kernel._version"}
 """The files of the module that the build reads too, though users of the module must not: the names begin with "_"."""
 
 

@@ -30,7 +30,6 @@ MODULE_FILES = {
     "_doctor.py",
     "_ensure.py",
     "_errors.py",
-    "_inspect.py",
     "_installation.py",
     "_lockstep.py",
     "_manifest.py",

@@ -8,13 +8,13 @@ from typing import Any, Optional
 
 from supermachine_kernel import InspectionError
 from supermachine_kernel._assets import ASSETS, KERNEL, SET, Asset
-from supermachine_kernel._inspect import KernelFacts, inspect_kernel, inspect_module, inspect_program
 from supermachine_kernel._version import VERSION
 
 from ..digests import set_digest
 from ..errors import BuildError, plain
 from ..lock import LockedSet
 from .sources import Source
+from .verifiers import KernelFacts, verify_kernel, verify_module, verify_program
 
 
 @dataclass(frozen=True)
@@ -80,20 +80,20 @@ def verify_structure(contents: Mapping[str, bytes], names: Mapping[str, str]) ->
     `names` says what an error calls each file. Raises BuildError.
     """
     try:
-        kernel = inspect_kernel(contents[KERNEL.name], names[KERNEL.name])
+        kernel = verify_kernel(contents[KERNEL.name], names[KERNEL.name])
         for asset in ASSETS:
             name = names[asset.name]
             if asset.kind == "program":
-                inspect_program(contents[asset.name], name)
+                verify_program(contents[asset.name], name)
             elif asset.kind == "module":
-                release = inspect_module(contents[asset.name], name).split()[0]
+                release = verify_module(contents[asset.name], name).split()[0]
                 if release != kernel.release:
                     raise BuildError(
                         f"{name}: expected a module of kernel {kernel.release} ({names[KERNEL.name]}), found one of "
                         f"{release}; a set comes from one kernel build: take both files from the same"
                     )
     except InspectionError as error:
-        raise BuildError(str(error)) from error
+        raise BuildError(**error.fields()) from error
     return kernel
 
 

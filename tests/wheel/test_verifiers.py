@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import subprocess
 import sys
 from pathlib import Path
 from typing import Callable, Union
@@ -11,21 +12,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from scripts.asset_build.wheel.verifiers import KernelFacts, verify_kernel, verify_module, verify_program
 from supermachine_kernel import INIT_OCI, KERNEL, MANIFEST, SMPARK_KO, SUPERMACHINE_AGENT, InspectionError
-from supermachine_kernel._inspect import KernelFacts, inspect_kernel, inspect_module, inspect_program
 
-Inspector = Callable[[bytes], Union[KernelFacts, str, None]]
+Verifier = Callable[[bytes], Union[KernelFacts, str, None]]
 
-INSPECTORS: dict[str, Inspector] = {
-    "kernel": inspect_kernel,
-    "program": lambda data: inspect_program(data, "program"),
-    "module": inspect_module,
+VERIFIERS: dict[str, Verifier] = {
+    "kernel": verify_kernel,
+    "program": lambda data: verify_program(data, "program"),
+    "module": verify_module,
 }
-each_inspector = pytest.mark.parametrize("inspect", INSPECTORS.values(), ids=INSPECTORS)
+each_verifier = pytest.mark.parametrize("verify", VERIFIERS.values(), ids=VERIFIERS)
 
 quickly = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 
-# The first bytes decide most of an inspection, so begin with what each format begins with.
+# The first bytes decide most of an verification, so begin with what each format begins with.
 PROGRAM = INIT_OCI.read_bytes()
 MODULE = SMPARK_KO.read_bytes()
 KERNEL_HEADER = KERNEL.read_bytes()[:4096]
@@ -50,44 +51,38 @@ FIELDS = [("<Q", 32), ("<Q", 40), ("<H", 54), ("<H", 56), ("<H", 58), ("<H", 60)
 
 class TestReal:
     def test_kernel(self) -> None:
-        facts = inspect_kernel(KERNEL.read_bytes())
+        facts = verify_kernel(KERNEL.read_bytes())
         assert facts.release == MANIFEST["kernel_release"]
         assert facts.af_tsi == MANIFEST["af_tsi"]
         assert facts.image_size >= KERNEL.size
 
     def test_programs(self) -> None:
-        inspect_program(INIT_OCI.read_bytes(), "init-oci")
-        inspect_program(SUPERMACHINE_AGENT.read_bytes(), "supermachine-agent")
+        verify_program(INIT_OCI.read_bytes(), "init-oci")
+        verify_program(SUPERMACHINE_AGENT.read_bytes(), "supermachine-agent")
 
     def test_module(self) -> None:
-        assert inspect_module(SMPARK_KO.read_bytes()).split()[0] == MANIFEST["kernel_release"]
-
-    def test_views_do_as_well_as_bytes(self) -> None:
-        with KERNEL.view() as kernel, INIT_OCI.view() as program, SMPARK_KO.view() as module:
-            assert inspect_kernel(kernel) == inspect_kernel(bytes(kernel))
-            inspect_program(program, "init-oci")
-            assert inspect_module(module) == inspect_module(bytes(module))
+        assert verify_module(SMPARK_KO.read_bytes()).split()[0] == MANIFEST["kernel_release"]
 
     def test_af_tsi_is_the_family_not_a_mention(self) -> None:
         data = KERNEL.read_bytes()
         if MANIFEST["af_tsi"]:
             data = data.replace(b"\0AF_TSI\0", b"\0AF_XXX\0")
-        assert not inspect_kernel(data).af_tsi
-        assert not inspect_kernel(patched(data, len(data) - 64, b"\0sk_lock-AF_TSI\0")).af_tsi
-        assert inspect_kernel(patched(data, len(data) - 64, b"\0AF_TSI\0")).af_tsi
+        assert not verify_kernel(data).af_tsi
+        assert not verify_kernel(patched(data, len(data) - 64, b"\0sk_lock-AF_TSI\0")).af_tsi
+        assert verify_kernel(patched(data, len(data) - 64, b"\0AF_TSI\0")).af_tsi
 
 
 class TestAnyBytes:
-    @each_inspector
+    @each_verifier
     @given(start=st.sampled_from(STARTS), rest=st.binary(max_size=2048))
     @quickly
-    def test_arbitrary(self, inspect: Inspector, start: bytes, rest: bytes) -> None:
-        facts_or_inspection_error(inspect, start + rest)
+    def test_arbitrary(self, verify: Verifier, start: bytes, rest: bytes) -> None:
+        facts_or_inspection_error(verify, start + rest)
 
-    @each_inspector
+    @each_verifier
     @given(data=st.data())
     @quickly
-    def test_mutated_headers(self, inspect: Inspector, data: st.DataObject) -> None:
+    def test_mutated_headers(self, verify: Verifier, data: st.DataObject) -> None:
         """Real programs and modules with some bytes of their header, or of what it leads to, changed."""
         content = bytearray(data.draw(st.sampled_from([PROGRAM[:20000], MODULE])))
         table = struct.unpack_from("<QQ", content, 32)  # e_phoff, e_shoff
@@ -96,12 +91,12 @@ class TestAnyBytes:
             offset = min(near + data.draw(st.integers(0, 256)), len(content) - 8)
             value = data.draw(st.one_of(st.binary(min_size=1, max_size=8), st.just(b"\xff" * 8), st.just(b"\0" * 8)))
             content[offset : offset + len(value)] = value
-        facts_or_inspection_error(inspect, bytes(content))
+        facts_or_inspection_error(verify, bytes(content))
 
-    @each_inspector
+    @each_verifier
     @given(data=st.data())
     @quickly
-    def test_header_fields_of_any_value(self, inspect: Inspector, data: st.DataObject) -> None:
+    def test_header_fields_of_any_value(self, verify: Verifier, data: st.DataObject) -> None:
         """What the header says of its tables: where they are, of how many entries and of what size."""
         content = bytearray(data.draw(st.sampled_from([dynamic((0x6FFFFFFB, 0x08000000)), MODULE])))
         edges = [0, 1, len(content) - 1, len(content), 0xFFFF, 2**63, 2**64 - 1]
@@ -109,34 +104,34 @@ class TestAnyBytes:
         for shape, offset in data.draw(st.lists(st.sampled_from(FIELDS), min_size=1, max_size=3, unique=True)):
             drawn = data.draw(value if shape == "<H" else st.sampled_from(edges) | st.integers(0, 2**64 - 1))
             struct.pack_into(shape, content, offset, drawn)
-        facts_or_inspection_error(inspect, bytes(content))
+        facts_or_inspection_error(verify, bytes(content))
 
-    @each_inspector
+    @each_verifier
     @given(data=st.data())
     @quickly
-    def test_truncated_anywhere(self, inspect: Inspector, data: st.DataObject) -> None:
+    def test_truncated_anywhere(self, verify: Verifier, data: st.DataObject) -> None:
         content = data.draw(st.sampled_from([PROGRAM, MODULE, KERNEL_HEADER]))
-        facts_or_inspection_error(inspect, content[: data.draw(st.integers(0, len(content) - 1))])
+        facts_or_inspection_error(verify, content[: data.draw(st.integers(0, len(content) - 1))])
 
     @given(offset=st.integers(0, 63), value=st.binary(min_size=1, max_size=8))
     @quickly
     def test_mutated_image_header(self, offset: int, value: bytes) -> None:
         """The real header before a banner; searching ten megabytes each time would take a minute."""
-        assert inspect_kernel(SMALL_KERNEL) == KernelFacts("6.12.1", False, 4096)
-        facts_or_inspection_error(inspect_kernel, patched(SMALL_KERNEL, offset, value))
+        assert verify_kernel(SMALL_KERNEL) == KernelFacts("6.12.1", False, 4096)
+        facts_or_inspection_error(verify_kernel, patched(SMALL_KERNEL, offset, value))
 
     @given(banner=st.binary(max_size=60))
     @quickly
     def test_mutated_banner(self, banner: bytes) -> None:
         data = patched(SMALL_KERNEL, SMALL_KERNEL.index(BANNER) + len(b"Linux version "), banner)
-        facts_or_inspection_error(inspect_kernel, data[:4096])
+        facts_or_inspection_error(verify_kernel, data[:4096])
 
     @given(value=st.binary(min_size=1, max_size=24))
     @quickly
     def test_what_passes_as_a_vermagic_has_a_release(self, value: bytes) -> None:
         at = MODULE.index(b"vermagic=") + len(b"vermagic=")
         try:
-            vermagic = inspect_module(patched(MODULE, at, value + b"\0"))
+            vermagic = verify_module(patched(MODULE, at, value + b"\0"))
         except InspectionError:
             return
         assert vermagic.isprintable()
@@ -145,7 +140,7 @@ class TestAnyBytes:
 
 class TestNotAKernel:
     def test_empty(self) -> None:
-        assert refused(inspect_kernel, b"") == (
+        assert refused(verify_kernel, b"") == (
             "kernel: expected an uncompressed arm64 Linux Image, found an empty file; "
             "take arch/arm64/boot/Image of the kernel build"
         )
@@ -162,33 +157,33 @@ class TestNotAKernel:
         ],
     )
     def test_what_people_hand_over_instead(self, data: bytes, found: str) -> None:
-        assert found in refused(inspect_kernel, data)
+        assert found in refused(verify_kernel, data)
 
     def test_big_endian(self) -> None:
         flags = struct.unpack_from("<Q", KERNEL_HEADER, 24)[0] | 1
-        message = refused(inspect_kernel, patched(KERNEL.read_bytes(), 24, struct.pack("<Q", flags)))
+        message = refused(verify_kernel, patched(KERNEL.read_bytes(), 24, struct.pack("<Q", flags)))
         assert "expected a little-endian kernel, found a big-endian one" in message
 
     def test_truncated(self) -> None:
-        facts = inspect_kernel(KERNEL.read_bytes())
-        message = refused(inspect_kernel, KERNEL.read_bytes()[: facts.image_size // 2 - 1])
+        facts = verify_kernel(KERNEL.read_bytes())
+        message = refused(verify_kernel, KERNEL.read_bytes()[: facts.image_size // 2 - 1])
         assert f"found {facts.image_size // 2 - 1} of {facts.image_size} bytes" in message
 
     def test_half_of_its_image_size_is_the_least(self) -> None:
         """In memory a kernel takes up more than its file; less than half of that is a truncated one, banner or not."""
         early = SMALL_KERNEL[:64] + BANNER + SMALL_KERNEL[64:]
-        assert inspect_kernel(early[:2048]).image_size == 4096
-        assert "found 2047 of 4096 bytes; it is truncated" in refused(inspect_kernel, early[:2047])
+        assert verify_kernel(early[:2048]).image_size == 4096
+        assert "found 2047 of 4096 bytes; it is truncated" in refused(verify_kernel, early[:2047])
 
     def test_longer_than_its_image_size(self) -> None:
-        facts = inspect_kernel(KERNEL.read_bytes())
+        facts = verify_kernel(KERNEL.read_bytes())
         data = KERNEL.read_bytes().ljust(facts.image_size, b"\0")
-        assert inspect_kernel(data) == facts
-        assert f"found {facts.image_size + 1} bytes; something is appended" in refused(inspect_kernel, data + b"\0")
+        assert verify_kernel(data) == facts
+        assert f"found {facts.image_size + 1} bytes; something is appended" in refused(verify_kernel, data + b"\0")
 
     def test_no_banner(self) -> None:
         data = KERNEL.read_bytes().replace(b"Linux version ", b"Linux_version ")
-        assert "no 'Linux version' banner" in refused(inspect_kernel, data)
+        assert "no 'Linux version' banner" in refused(verify_kernel, data)
 
 
 class TestNotAProgram:
@@ -210,16 +205,16 @@ class TestNotAProgram:
         ],
     )
     def test_header(self, offset: int, value: bytes, found: str) -> None:
-        assert found in refused(INSPECTORS["program"], patched(PROGRAM, offset, value))
+        assert found in refused(VERIFIERS["program"], patched(PROGRAM, offset, value))
 
     def test_empty_script_and_other(self) -> None:
-        assert "found an empty file" in refused(INSPECTORS["program"], b"")
-        assert "found a script" in refused(INSPECTORS["program"], b"#!/bin/sh\n" + bytes(64))
-        assert "found no ELF file" in refused(INSPECTORS["program"], bytes(64))
+        assert "found an empty file" in refused(VERIFIERS["program"], b"")
+        assert "found a script" in refused(VERIFIERS["program"], b"#!/bin/sh\n" + bytes(64))
+        assert "found no ELF file" in refused(VERIFIERS["program"], bytes(64))
 
     def test_this_very_python(self) -> None:
         """A program of the host: another machine's, another system's, or dynamically linked."""
-        refused(INSPECTORS["program"], Path(sys.executable).read_bytes())
+        refused(VERIFIERS["program"], Path(sys.executable).read_bytes())
 
     def test_more_than_one_dynamic_segment(self) -> None:
         """65,535 segments, each of them the whole file, of entries that are all different and of no meaning."""
@@ -229,47 +224,47 @@ class TestNotAProgram:
         struct.pack_into("<Q", header, 32, 64)  # e_phoff
         struct.pack_into("<HH", header, 54, 56, count)  # e_phentsize, e_phnum
         segment = struct.pack("<IIQQQQQQ", 2, 0, 0, 0, 0, size, size, 8)
-        message = refused(INSPECTORS["program"], bytes(header) + segment * count)
+        message = refused(VERIFIERS["program"], bytes(header) + segment * count)
         assert "expected at most one dynamic segment, found another" in message
 
     def test_what_a_dynamic_segment_says(self) -> None:
         """DT_NEEDED is a need; in a shared object, DF_1_PIE in DT_FLAGS_1 makes the program."""
         pie, needed, end = (0x6FFFFFFB, 0x08000000), (1, 0), (0, 0)
-        assert "a shared library" in refused(INSPECTORS["program"], dynamic(end, pie))
-        assert "needs shared libraries" in refused(INSPECTORS["program"], dynamic(needed, pie, end))
-        INSPECTORS["program"](dynamic(pie, end, needed))
+        assert "a shared library" in refused(VERIFIERS["program"], dynamic(end, pie))
+        assert "needs shared libraries" in refused(VERIFIERS["program"], dynamic(needed, pie, end))
+        VERIFIERS["program"](dynamic(pie, end, needed))
 
     def test_an_entry_point_where_nothing_is_executed(self) -> None:
         program = dynamic((0x6FFFFFFB, 0x08000000))
-        INSPECTORS["program"](program)
+        VERIFIERS["program"](program)
         readable = patched(program, 64 + 4, struct.pack("<I", 4))  # p_flags of the first segment: PF_R
-        message = refused(INSPECTORS["program"], readable)
+        message = refused(VERIFIERS["program"], readable)
         assert "expected an entry point in an executable segment, found 0x40 in none" in message
 
     def test_truncated_in_a_segment(self) -> None:
-        assert "it is truncated: copy it again" in refused(INSPECTORS["program"], PROGRAM[: len(PROGRAM) // 4])
+        assert "it is truncated: copy it again" in refused(VERIFIERS["program"], PROGRAM[: len(PROGRAM) // 4])
 
 
 class TestNotAModule:
     def test_a_program(self) -> None:
-        assert "expected a kernel module, found an executable" in refused(inspect_module, PROGRAM)
+        assert "expected a kernel module, found an executable" in refused(verify_module, PROGRAM)
 
     def test_truncated(self) -> None:
-        assert "it is truncated: copy it again" in refused(inspect_module, MODULE[:-1])
+        assert "it is truncated: copy it again" in refused(verify_module, MODULE[:-1])
 
     @pytest.mark.parametrize("section", [".modinfo", ".gnu.linkonce.this_module"])
     def test_without_what_makes_a_module(self, section: str) -> None:
         at = MODULE.index(section.encode() + b"\0")
         data = patched(MODULE, at + 1, b"x")
-        assert f"a relocatable file without {section}; " in refused(inspect_module, data)
+        assert f"a relocatable file without {section}; " in refused(verify_module, data)
 
     def test_without_the_names_of_its_sections(self) -> None:
         count = MODULE[60:62]
-        assert "expected a table of section names, found none" in refused(inspect_module, patched(MODULE, 62, count))
+        assert "expected a table of section names, found none" in refused(verify_module, patched(MODULE, 62, count))
 
     @pytest.mark.parametrize("size", [0, 63, 65])
     def test_headers_of_another_size(self, size: int) -> None:
-        message = refused(inspect_module, patched(MODULE, 58, struct.pack("<H", size)))
+        message = refused(verify_module, patched(MODULE, 58, struct.pack("<H", size)))
         assert f"expected header tables of 64 bytes an entry, found {size} bytes; it is damaged" in message
 
     def test_what_a_section_takes_up_in_memory_alone_is_not_in_the_file(self) -> None:
@@ -278,13 +273,13 @@ class TestNotAModule:
         headers = range(start, start + 64 * count, 64)
         bss = next(at for at in headers if MODULE[at + 4] == 8)
         in_memory = patched(MODULE, bss + 32, struct.pack("<Q", 1 << 40))
-        assert inspect_module(in_memory) == inspect_module(MODULE)
-        assert "it is truncated" in refused(inspect_module, patched(in_memory, bss + 4, struct.pack("<I", 1)))
+        assert verify_module(in_memory) == verify_module(MODULE)
+        assert "it is truncated" in refused(verify_module, patched(in_memory, bss + 4, struct.pack("<I", 1)))
 
     @pytest.mark.parametrize("value", [b"\0", b" \0", b"\x1c\0", b"\xff6.12\0", b"6.12\n\0"])
     def test_without_a_sensible_vermagic(self, value: bytes) -> None:
         at = MODULE.index(b"vermagic=") + len(b"vermagic=")
-        assert "expected a vermagic in .modinfo, found none" in refused(inspect_module, patched(MODULE, at, value))
+        assert "expected a vermagic in .modinfo, found none" in refused(verify_module, patched(MODULE, at, value))
 
     def test_many_sections_that_claim_the_whole_file_take_no_memory(self) -> None:
         """65,535 sections of 60 kB each would be 4 GB of copies."""
@@ -293,7 +288,102 @@ class TestNotAModule:
         struct.pack_into("<Q", header, 40, 64)  # e_shoff
         struct.pack_into("<HHH", header, 58, 64, count, 0)  # e_shentsize, e_shnum, e_shstrndx
         section = struct.pack("<IIQQQQIIQQ", 0, 1, 0, 0, 0, size, 0, 0, 0, 0)
-        assert "without .modinfo" in refused(inspect_module, bytes(header) + section * count)
+        assert "without .modinfo" in refused(verify_module, bytes(header) + section * count)
+
+
+def tool(command: list[str], content: bytes, folder: Path) -> bytes:
+    """The file after a tool of binutils for AArch64 has changed it."""
+    (folder / "file").write_bytes(content)
+    subprocess.run([f"aarch64-linux-gnu-{command[0]}", *command[1:], folder / "file"], check=True)
+    return (folder / "file").read_bytes()
+
+
+class TestStripped:
+    """What strip and objcopy leave of a file that was right."""
+
+    @pytest.mark.parametrize(
+        ("command", "found"),
+        [
+            (["strip"], "expected one symbol table, found none; it was stripped"),
+            (["strip", "--strip-all"], "expected one symbol table, found none; it was stripped"),
+            (["objcopy", "--strip-all"], "expected one symbol table, found none; it was stripped"),
+            (
+                ["objcopy", "--remove-section=.rela.gnu.linkonce.this_module"],
+                "expected relocations for .gnu.linkonce.this_module, found none; it was stripped",
+            ),
+            (["objcopy", "--remove-relocations=.text"], "expected a relocation that uses the kernel's "),
+            (["objcopy", "--remove-relocations=*"], "expected relocations for .gnu.linkonce.this_module, found none"),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    )
+    def test_a_module_that_no_kernel_loads_is_refused(self, command: list[str], found: str, tmp_path: Path) -> None:
+        assert found in refused(verify_module, tool(command, MODULE, tmp_path))
+
+    @pytest.mark.parametrize("option", ["--strip-debug", "--strip-unneeded"])
+    def test_a_module_that_kept_its_symbols_and_relocations_is_good(self, option: str, tmp_path: Path) -> None:
+        assert verify_module(tool(["strip", option], MODULE, tmp_path)) == verify_module(MODULE)
+
+    def test_a_program_without_symbols_runs_and_is_good(self, tmp_path: Path) -> None:
+        verify_program(tool(["strip", "--strip-all"], PROGRAM, tmp_path), "program")
+
+    def test_a_program_of_debugging_symbols_alone_is_refused(self, tmp_path: Path) -> None:
+        refused(VERIFIERS["program"], tool(["strip", "--only-keep-debug"], PROGRAM, tmp_path))
+
+    def test_a_program_whose_code_is_not_in_the_file_is_refused(self) -> None:
+        """The segment is there, and all but its first 64 bytes would be zeros."""
+        emptied = patched(PROGRAM, 64 + 32, struct.pack("<Q", 64))  # p_filesz of the first segment
+        message = refused(VERIFIERS["program"], emptied)
+        assert "expected code at the entry point, found nothing in the file for 0x" in message
+
+    def test_a_program_whose_code_was_moved_in_the_file_is_refused(self) -> None:
+        """Its code is one byte further on: the kernel maps whole pages, and answers EINVAL."""
+        offset = struct.unpack_from("<Q", PROGRAM, 64 + 8)[0]
+        moved = patched(PROGRAM, 64 + 8, struct.pack("<Q", offset + 1))
+        assert "expected segments that can be mapped in pages of 4096 bytes" in refused(VERIFIERS["program"], moved)
+
+    def test_a_kernel_without_its_first_instructions_is_refused(self) -> None:
+        assert "expected an instruction to start at, found zeros" in refused(verify_kernel, bytes(8) + SMALL_KERNEL[8:])
+
+
+class TestDamagedSymbols:
+    def test_a_symbol_table_whose_string_table_is_another_section(self) -> None:
+        number, at = section_of(2)
+        changed = patched(MODULE, at + 40, struct.pack("<I", number))  # sh_link: itself
+        assert "expected a string table of its symbols, found none" in refused(verify_module, changed)
+
+    def test_two_symbol_tables(self) -> None:
+        _, at = section_of(1)
+        assert "expected one symbol table, found 2" in refused(verify_module, patched(MODULE, at + 4, b"\2"))
+
+    def test_a_string_table_without_its_end(self) -> None:
+        number = struct.unpack_from("<I", MODULE, section_of(2)[1] + 40)[0]
+        at = struct.unpack_from("<Q", MODULE, 40)[0] + 64 * number
+        offset, size = struct.unpack_from("<QQ", MODULE, at + 24)
+        assert "begins and ends with a zero byte" in refused(verify_module, patched(MODULE, offset + size - 1, b"x"))
+
+    def test_a_name_beyond_the_string_table(self) -> None:
+        offset = struct.unpack_from("<Q", MODULE, section_of(2)[1] + 24)[0]
+        changed = patched(MODULE, offset + 24, b"\xff\xff\xff\x7f")
+        assert "symbols with names in their string table" in refused(verify_module, changed)
+
+    def test_a_relocation_outside_its_section(self) -> None:
+        offset = struct.unpack_from("<Q", MODULE, section_of(4)[1] + 24)[0]
+        changed = patched(MODULE, offset, struct.pack("<Q", 1 << 40))
+        assert "expected relocations inside a section, found one at 0x10000000000" in refused(verify_module, changed)
+
+    def test_relocations_that_all_claim_the_whole_file_take_no_time(self) -> None:
+        start, count = struct.unpack_from("<Q", MODULE, 40)[0], struct.unpack_from("<H", MODULE, 60)[0]
+        changed = bytearray(MODULE)
+        for at in range(start, start + 64 * count, 64):
+            if changed[at + 4] == 4:
+                struct.pack_into("<QQ", changed, at + 24, 0, len(MODULE))
+        assert "expected relocations that lie side by side" in refused(verify_module, bytes(changed))
+
+
+def section_of(kind: int) -> tuple[int, int]:
+    """The number of the module's first section of that type, and the offset of its header."""
+    start, count = struct.unpack_from("<Q", MODULE, 40)[0], struct.unpack_from("<H", MODULE, 60)[0]
+    return next((n, start + 64 * n) for n in range(count) if MODULE[start + 64 * n + 4] == kind)
 
 
 def dynamic(*entries: tuple[int, int]) -> bytes:
@@ -308,17 +398,17 @@ def dynamic(*entries: tuple[int, int]) -> bytes:
     return bytes(header) + code + segment + content
 
 
-def facts_or_inspection_error(inspect: Inspector, data: bytes) -> None:
+def facts_or_inspection_error(verify: Verifier, data: bytes) -> None:
     try:
-        inspect(data)
+        verify(data)
     except InspectionError as error:
         assert len(str(error).splitlines()) == 1
         assert all(part in str(error) for part in (": expected ", ", found ", "; "))
 
 
-def refused(inspect: Inspector, data: bytes) -> str:
+def refused(verify: Verifier, data: bytes) -> str:
     with pytest.raises(InspectionError) as caught:
-        inspect(data)
+        verify(data)
     return str(caught.value)
 
 
