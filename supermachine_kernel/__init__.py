@@ -9,12 +9,11 @@ from ._assets import (
     Asset,
     assets_dir,
     extract_all_to,
-    installed_version,
     manifest,
     verify,
 )
-from ._ensure import ensure_assets
 from ._errors import (
+    AssetConstantError,
     AssetError,
     AssetInArchiveError,
     AssetMissingError,
@@ -25,11 +24,12 @@ from ._errors import (
     LockstepError,
     SupermachineKernelError,
 )
-from ._lockstep import require_version
+from ._package import LOADING, installed_version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from pathlib import Path
+    from typing import Any, Optional
 
     from ._write import StrPath
 
@@ -61,6 +61,7 @@ __all__ = [
     "SUPERMACHINE_AGENT_BYTES",
     "SUPERMACHINE_AGENT_LEN",
     "Asset",
+    "AssetConstantError",
     "AssetError",
     "AssetInArchiveError",
     "AssetMissingError",
@@ -92,21 +93,65 @@ __all__ = [
 if not TYPE_CHECKING:  # to a type checker it would say that every name is there
 
     def __getattr__(name: str) -> object:
-        """The names that cost something, made on use (PEP 562); the bytes are then kept."""
-        if name == "MANIFEST":
-            import copy
+        """Make the names that cost something when they are used (PEP 562); the bytes are then kept."""
+        try:
+            return _make(name)
+        except AssetError as error:
+            # hasattr() and what else looks around in a module knows this as a name that is not there.
+            raise AssetConstantError(**error.fields()) from error
 
-            return copy.deepcopy(manifest())  # the caller's own: ours is what verify() compares with
-        for asset in ASSETS:
-            if name == f"{asset.prefix}_LEN":
-                return asset.size
-            if name == f"{asset.prefix}_BYTES":
-                return globals().setdefault(name, asset.read_bytes())
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def _make(name: str) -> object:
+    if name == "MANIFEST":
+        with LOADING:
+            import copy
+        return copy.deepcopy(manifest())  # the caller may change it: verify() compares with the one that is kept
+    for asset in ASSETS:
+        if name == f"{asset.prefix}_LEN":
+            return asset.size
+        if name == f"{asset.prefix}_BYTES":
+            return globals().setdefault(name, asset.read_bytes())
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> "list[str]":
     return sorted({*globals(), *__all__})
+
+
+def ensure_assets(directory: "Optional[StrPath]" = None, *, check: str = "record") -> "Path":
+    """Keep a complete, verified copy of the assets in the folder `directory`, and on disk; return that folder.
+
+    Without `directory` it is `$XDG_DATA_HOME/supermachine/v<version>/`, or
+    `~/.local/share/supermachine/v<version>/`, where the supermachine library keeps its own copy. A build of
+    other than the released files has its label in that version, and so a folder of its own.
+
+    A file that is right, by size and SHA-256, is kept; one that is missing or wrong is replaced in one step;
+    a wrong mode (0o755 for the programs, 0o644 for the rest) is corrected. Any number of processes and threads
+    may do this at once, and be killed while they do.
+
+    What was proven is recorded beside the files, in `.supermachine-proof`, by what the system notes about a file
+    whenever it is written to (device, inode, size, mode, and times in nanoseconds). Later calls compare that, and read
+    no asset as long as it is the same. This cannot see bits that change on the disk itself, without a write; with
+    `check="content"`, and wherever the record does not say enough, every file is read.
+
+    Raises AssetMissingError or AssetError when an asset that is needed is not right itself, DestinationError when
+    the folder cannot be used, and ValueError for any other `check`.
+    """
+    with LOADING:
+        from . import _ensure
+    return _ensure.ensure_assets(directory, check=check)
+
+
+def require_version(version: str) -> None:
+    """Pass when the installed assets are of the release `version` ("X.Y.Z"), or a build of it.
+
+    Local labels and post-releases (PEP 440) of that release pass too; pre-releases do not.
+    Raises LockstepError, with both versions and what to do, and ValueError when `version`
+    is not of the form X.Y.Z.
+    """
+    with LOADING:
+        from . import _lockstep
+    _lockstep.require_version(version)
 
 
 def extract_kernel_to(dest: "StrPath") -> None:
@@ -162,6 +207,13 @@ def extract_to_with_parents(dest: "StrPath") -> None:
 
 
 def _warn_deprecated(old: str, new: str) -> None:
-    import warnings
+    with LOADING:
+        import warnings
 
     warnings.warn(f"{old} is deprecated; use {new}", DeprecationWarning, stacklevel=3)
+
+
+if hasattr(__spec__.loader, "archive"):
+    # The archive may be replaced or removed while the process runs, and its name may be relative to a folder that the
+    # process leaves. What a call or an error needs of this package cannot be read from there then.
+    from . import _bundle, _doctor, _ensure, _installation, _lockstep, _read, _write  # noqa: F401

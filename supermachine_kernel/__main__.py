@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from ._assets import ASSETS, Asset, assets_dir, directory, extract_all_to, installed_version, manifest
+from ._assets import ASSETS, Asset, assets_dir, extract_all_to, manifest
 from ._errors import AssetError, SupermachineKernelError
+from ._package import ASSETS_DIRECTORY, installed_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -89,17 +90,19 @@ def _printable(error: UnicodeError) -> "tuple[Union[str, bytes], int]":
 
 
 def _info(options: argparse.Namespace) -> int:
-    from ._installation import DESCRIPTIONS, form
+    from ._installation import DESCRIPTIONS, installation_kind
 
     installed = manifest()
     if options.json:
         licences = {asset.name: {"licence": asset.licence} for asset in ASSETS}
         assets = {name: {**entry, **licences[name]} for name, entry in installed["assets"].items()}
-        return _print_json("info", **{**installed, "form": form(), "directory": directory(), "assets": assets})
-    print(f"{PROGRAM} {installed['version']}, {DESCRIPTIONS[form()]}\n")
+        return _print_json(
+            "info", **{**installed, "form": installation_kind(), "directory": ASSETS_DIRECTORY, "assets": assets}
+        )
+    print(f"{PROGRAM} {installed['version']}, {DESCRIPTIONS[installation_kind()]}\n")
     _print_table(
         [
-            ("folder", directory()),
+            ("folder", ASSETS_DIRECTORY),
             ("kernel", f"Linux {installed['kernel_release']}, {'with' if installed['af_tsi'] else 'without'} AF_TSI"),
             (
                 "set",
@@ -140,7 +143,7 @@ def _extract(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     if options.directory is None:
-        where, errors = directory(), {asset.name: _error(asset) for asset in ASSETS}
+        where, errors = ASSETS_DIRECTORY, {asset.name: _error(asset) for asset in ASSETS}
     else:
         import shlex
 
@@ -260,7 +263,7 @@ def _asset(name: str) -> Asset:
     raise argparse.ArgumentTypeError(f"no asset {name!r}: the assets are {', '.join(_NAMES)}")
 
 
-def _place(name: str) -> str:
+def _non_empty(name: str) -> str:
     if not name:
         raise argparse.ArgumentTypeError("the name is empty: is a variable unset?")
     return name
@@ -296,20 +299,23 @@ def _parser() -> argparse.ArgumentParser:
     extract = command("extract", _extract, "put assets into a folder, made if need be", "DIR", "kernel init-oci DIR")
     named = extract.add_argument("assets", nargs="*", type=_asset, metavar="ASSET", help="all when none is named")
     _complete_with(named, _NAMES)
-    extract.add_argument("directory", type=_place, metavar="DIR", help="files of the same names there are replaced")
+    extract.add_argument("directory", type=_non_empty, metavar="DIR", help="files of the same names there are replaced")
 
     verify = command("verify", _verify, "compare size and SHA-256 of every asset", "", "DIR", "MyApp.app")
     verify.add_argument(
         "directory",
         nargs="?",
-        type=_place,
+        type=_non_empty,
         metavar="DIR",
         help="a folder or app with the set, its programs executable; else what is installed",
     )
 
     bundle = command("bundle", _bundle, "put the set and a receipt into an app or a folder", "MyApp.app", "DIR")
     bundle.add_argument(
-        "target", type=_place, metavar="TARGET", help="MyApp.app (its Contents/Resources), or any folder; sign after"
+        "target",
+        type=_non_empty,
+        metavar="TARGET",
+        help="MyApp.app (its Contents/Resources), or any folder; sign after",
     )
 
     command("doctor", _doctor, "look for what is wrong here, and say what to do", "", "--json")

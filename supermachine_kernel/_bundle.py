@@ -3,9 +3,12 @@
 import os
 import stat
 
-from ._assets import ASSETS, is_manifest, manifest
-from ._ensure import complete, mismatch
+from ._assets import ASSETS, Asset, is_manifest, manifest
+from ._ensure import complete
 from ._errors import AssetError, AssetMissingError, DestinationError
+from ._folder import Folder, open_folder
+from ._read import open_matching
+from ._write import is_usable, write_files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ def bundle(target: "Path") -> "dict[str, str]":
         raise DestinationError(str(folder / RECEIPT), expected, "something else", cure)
     done = complete(folder)
     # Last: a receipt speaks of what is there.
-    done[RECEIPT] = _write_receipt(folder / RECEIPT)
+    done[RECEIPT] = _write_receipt(folder)
     return done
 
 
@@ -76,11 +79,25 @@ def check(folder: "Path") -> "dict[str, Optional[AssetError]]":
     if os.path.lexists(path):
         receipt, findings[RECEIPT] = _read_receipt(path)
         expected = receipt or expected
-    for asset in ASSETS:
-        entry = expected["assets"][asset.name]
-        file = folder / asset.name
-        findings[asset.name] = mismatch(file, entry["size"], entry["sha256"]) or _lost_bits(file, asset.mode)
+    with open_folder(str(folder), str(folder)) as opened:
+        for asset in ASSETS:
+            entry = expected["assets"][asset.name]
+            findings[asset.name] = mismatch(opened, asset, entry["size"], entry["sha256"])
     return findings
+
+
+def mismatch(folder: Folder, asset: Asset, size: int, sha256: str) -> "Optional[AssetError]":
+    """How the file of `asset` differs from one of that size in bytes and SHA-256 that can be used, or None."""
+    try:
+        descriptor, facts = open_matching(folder, asset.name, size, sha256)
+    except AssetError as error:
+        return error
+    os.close(descriptor)
+    found = stat.S_IMODE(facts.st_mode)
+    if is_usable(found, asset.mode):
+        return None
+    path, expected = folder.path_of(asset.name), f"mode {asset.mode:#o}"
+    return AssetError(path, expected, f"{found:#o}, so that it cannot be executed")
 
 
 def _is_folder(path: "Path") -> bool:
@@ -98,38 +115,36 @@ def _cannot_look(path: "Path", error: OSError) -> DestinationError:
     return DestinationError(str(path), expected, found, cure, errno=error.errno)
 
 
-def _lost_bits(path: "Path", mode: int) -> "Optional[AssetError]":
-    found = stat.S_IMODE(os.lstat(path).st_mode)
-    if mode & 0o111 & ~found:
-        return AssetError(str(path), f"mode {mode:#o}", f"{found:#o}, so that it cannot be executed")
-    return None
-
-
 def _receipt() -> bytes:
     import json
 
     return (json.dumps(manifest(), indent=2, sort_keys=True) + "\n").encode()
 
 
-def _write_receipt(path: "Path") -> str:
-    from ._write import place_bytes
-
-    content = _receipt()
-    if path.is_file() and not path.is_symlink() and _content(path) == content:
+def _write_receipt(folder: "Path") -> str:
+    path, content = folder / RECEIPT, _receipt()
+    if not path.is_symlink() and _content(path) == content:
         return "kept"
-    place_bytes(content, path, mode=0o644, durable=True)
+    with open_folder(str(folder), str(path)) as opened:
+        write_files(opened, [(RECEIPT, 0o644, content)], durable=True)
+        opened.flush()
     return "written"
 
 
 def _content(path: "Path") -> "Optional[bytes]":
-    """What a file of a receipt's kind and size holds: a pipe would not end, a device neither."""
+    """The content of a file that can be a receipt; None for what is too long, or is no file and may have no end."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        facts = os.stat(path)
-        return path.read_bytes() if stat.S_ISREG(facts.st_mode) and facts.st_size <= _LONGEST_RECEIPT else None
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+        with open(os.open(path, flags), "rb") as file:
+            is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)  # what was opened, not what the name was before
+            content = file.read(_LONGEST_RECEIPT + 1) if is_file else b""
     except PermissionError as error:
         raise _cannot_look(path, error) from error
     except OSError:
         return None
+    return content if len(content) <= _LONGEST_RECEIPT else None
 
 
 def _read_receipt(path: "Path") -> "tuple[Optional[dict[str, Any]], Optional[AssetError]]":

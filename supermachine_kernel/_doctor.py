@@ -5,9 +5,14 @@ import shutil
 import sys
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
-from . import _installation
-from ._assets import ASSETS, KERNEL, Asset, installed_version, manifest
+from ._assets import ASSETS, KERNEL, Asset, manifest
+from ._bundle import mismatch
+from ._ensure import default_directory
 from ._errors import AssetError, DestinationError, LockstepError, SupermachineKernelError
+from ._folder import open_folder
+from ._installation import DESCRIPTIONS, how_to_install, installation_kind
+from ._lockstep import release_of, require_version
+from ._package import DIRECTORY, installed_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +30,7 @@ class Finding(NamedTuple):
 
 
 def examine() -> "Iterator[Finding]":
-    """Every finding, a cause before what follows from it."""
+    """Every finding; the cause of another comes before it."""
     yield _platform()
     yield _python()
     yield _how_installed()
@@ -34,7 +39,7 @@ def examine() -> "Iterator[Finding]":
     if assets[KERNEL].status == OK:
         yield _kernel()
     yield _lockstep()
-    yield _place()
+    yield _data_folder()
 
 
 def _platform() -> Finding:
@@ -74,9 +79,8 @@ def _python() -> Finding:
 
 
 def _how_installed() -> Finding:
-    where = os.path.dirname(os.path.abspath(__file__))
-    kind = _installation.DESCRIPTIONS[_installation.form()]
-    return Finding("installation", OK, f"{installed_version()}, {kind}, {where}")
+    kind = DESCRIPTIONS[installation_kind()]
+    return Finding("installation", OK, f"{installed_version()}, {kind}, {DIRECTORY}")
 
 
 def _asset(asset: Asset) -> Finding:
@@ -104,8 +108,6 @@ def _kernel() -> Finding:
 def _lockstep() -> Finding:
     from importlib import metadata
 
-    from ._lockstep import release_of, require_version
-
     subject, mine = "library", f"supermachine-kernel {installed_version()}"
     try:
         version = metadata.version("supermachine")
@@ -117,25 +119,24 @@ def _lockstep() -> Finding:
     try:
         require_version(release)
     except LockstepError:
-        return Finding(subject, BAD, f"supermachine {version}, {mine}", _installation.cure_by(release))
+        return Finding(subject, BAD, f"supermachine {version}, {mine}", how_to_install(release))
     return Finding(subject, OK, f"in step: supermachine {version}, {mine}")
 
 
-def _place() -> Finding:
-    from ._ensure import default_directory, mismatch
-
+def _data_folder() -> Finding:
+    """Whether ensure_assets() finds, or can make, its own folder."""
     subject = "ensure_assets"
     try:
         folder = default_directory()
     except DestinationError as error:
         return _of_error(subject, error)
     try:
-        wrong = [asset for asset in ASSETS if mismatch(folder / asset.name, asset.size, asset.sha256)]
+        wrong = _wrong_assets(str(folder))
         needed = sum(asset.size for asset in wrong)
     except AssetError:  # no manifest to compare with; the assets' own findings say so
         wrong, needed = list(ASSETS), 0
     if not wrong:
-        return Finding(subject, OK, f"{folder}: whole")
+        return Finding(subject, OK, f"{folder}: complete")
     for path in (folder / asset.name for asset in wrong):
         if os.path.lexists(path) and not os.path.islink(path) and not os.path.isfile(path):
             return Finding(subject, BAD, f"{path}: not a file, and so not replaced", "move it away")
@@ -147,3 +148,13 @@ def _place() -> Finding:
     if free < needed:
         return Finding(subject, BAD, f"{folder}: needs {needed} bytes, and {free} are free", "make room on that disk")
     return Finding(subject, OK, f"{folder}: to be {'completed' if there == folder else 'made'} on the first call")
+
+
+def _wrong_assets(folder: str) -> "list[Asset]":
+    """The assets that are missing in the folder, or are not right there. Raises AssetError without a manifest."""
+    manifest()
+    try:
+        with open_folder(folder, folder) as opened:
+            return [asset for asset in ASSETS if mismatch(opened, asset, asset.size, asset.sha256)]
+    except DestinationError:
+        return list(ASSETS)

@@ -69,6 +69,10 @@ class AssetMissingError(AssetError, _SystemError, FileNotFoundError):
     """An asset, or the manifest, is not there: an editable install without a tree, a broken copy."""
 
 
+class AssetConstantError(AssetError, AttributeError):
+    """A constant of the package, such as KERNEL_BYTES, cannot be made, because the asset is missing or damaged."""
+
+
 class AssetInArchiveError(AssetError):
     """The package lies in an archive, so the asset has no path; its bytes can still be read and extracted."""
 

@@ -3,14 +3,13 @@
 import os
 import sys
 
-from ._assets import in_archive, installed_version
+from . import _package
+from ._package import DIRECTORY, LOADING, installed_version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
     from typing import Optional
-
-_DIRECTORY = os.path.dirname(os.path.abspath(__file__))
 
 DESCRIPTIONS = {
     "pyinstaller-onefile": "frozen by PyInstaller, one file",
@@ -30,33 +29,33 @@ DESCRIPTIONS = {
     "checkout": "a source checkout on the path",
     "copy": "a copied folder, without a wheel's metadata",
 }
-"""Every form, as doctor and info name it, and in words."""
+"""Every kind of installation: its name in the JSON of doctor and info, and the words for it."""
 
 
-def form() -> str:
+def installation_kind() -> str:
     """One of the keys of DESCRIPTIONS."""
     return _frozen() or _archived() or _unpacked() or _installed()
 
 
-def cure() -> str:
-    """How the assets of this installation are made whole again."""
-    this = form()
+def how_to_reinstall() -> str:
+    """What to do when the assets of this installation are missing or damaged."""
+    if _package.has_changed():
+        return "the files were changed while this process ran, as an upgrade does: start it again"
+    this = installation_kind()
     if this in ("wheel", "copy"):
         return f"install the wheel again ({_reinstall()})"
     if this in ("editable", "checkout"):
         return "build the assets (bash kernel-build/scripts/build.sh), then pip install -e . again"
     if this == "shiv":
-        return (
-            f"remove {os.path.dirname(os.path.dirname(_DIRECTORY))}, and start the app again: it unpacks itself there"
-        )
+        return f"remove {os.path.dirname(os.path.dirname(DIRECTORY))}, and start the app again: it unpacks itself there"
     if this == "pex" and not _within(os.environ["PEX"]):
         return "remove the cache that this lies in (PEX_ROOT), and start the app again: it unpacks itself there"
     return "build the app again, with the data files of the package supermachine_kernel"
 
 
-def cure_by(version: str) -> str:
-    """How this installation comes to have the assets of that release."""
-    if form() in ("wheel", "copy", "editable", "checkout"):
+def how_to_install(version: str) -> str:
+    """What to do to have the assets of the release `version` instead of these."""
+    if installation_kind() in ("wheel", "copy", "editable", "checkout"):
         return f'pip install "supermachine-kernel=={version}"'
     return f"build the app again, with supermachine-kernel=={version}"
 
@@ -70,7 +69,7 @@ def _reinstall() -> str:
 
 
 def _frozen() -> str:
-    """The marks that freezers leave, as their manuals name them."""
+    """The kind of a frozen app, by the marks that freezers leave as their manuals say; else ""."""
     compiled = globals().get("__compiled__")  # Nuitka gives every module it compiles this name
     if compiled is not None:
         return "nuitka-onefile" if getattr(compiled, "onefile", False) else "nuitka-standalone"
@@ -87,14 +86,15 @@ def _frozen() -> str:
 
 
 def _archived() -> str:
-    if not in_archive():
+    holder = _package.archive()
+    if holder is None:
         return ""
     # runpy gives the __main__.py of an archive that is run a specification of that very name.
     main = getattr(sys.modules.get("__main__"), "__spec__", None)
     if main is None or main.name != "__main__":
         return "zip"
-    archive = getattr(main.loader, "archive", None)
-    return "zipapp" if archive and __file__.startswith(archive + os.sep) else "zip"
+    started = getattr(main.loader, "archive", None)
+    return "zipapp" if started and os.path.basename(started) == os.path.basename(holder) else "zip"
 
 
 def _unpacked() -> str:
@@ -104,19 +104,22 @@ def _unpacked() -> str:
         return "pex"
     if "_bootstrap.interpreter" in sys.modules:  # shiv's own start-up code
         return "shiv"
-    return "briefcase" if os.path.basename(os.path.dirname(_DIRECTORY)) == "app_packages" else ""
+    return "briefcase" if os.path.basename(os.path.dirname(DIRECTORY)) == "app_packages" else ""
 
 
 def _installed() -> str:
     """What the metadata that goes with this very folder says (PEP 376, PEP 610)."""
-    from importlib import metadata
+    parent = os.path.dirname(DIRECTORY)
+    with LOADING:
+        from importlib import metadata
 
-    parent = os.path.dirname(_DIRECTORY)
-    for found in metadata.distributions(name="supermachine-kernel"):
-        if _same(str(found.locate_file("supermachine_kernel")), _DIRECTORY) and found.read_text("WHEEL"):
-            return "wheel"
-        if _editable_project(found) == os.path.realpath(parent):
-            return "editable"
+        for found in metadata.distributions(name="supermachine-kernel"):
+            if _same(str(found.locate_file("supermachine_kernel")), DIRECTORY) and found.read_text("WHEEL"):
+                return "wheel"
+            # A strict editable install of setuptools is a folder of links inside the project's build folder.
+            project = _editable_project(found)
+            if project and _within(project):
+                return "editable"
     return "checkout" if os.path.isfile(os.path.join(parent, "setup.cfg")) else "copy"
 
 
@@ -134,7 +137,7 @@ def _editable_project(found: "Distribution") -> "Optional[str]":
 
 
 def _within(folder: str) -> bool:
-    return os.path.realpath(_DIRECTORY).startswith(os.path.realpath(folder) + os.sep)
+    return os.path.realpath(DIRECTORY).startswith(os.path.realpath(folder) + os.sep)
 
 
 def _same(one: str, other: str) -> bool:

@@ -1,6 +1,10 @@
 """Library and assets of one version: snapshots are keyed to the kernel build."""
 
+import re
+
 from ._errors import LockstepError
+from ._installation import how_to_install
+from ._package import installed_version
 from ._version import VERSION
 
 TYPE_CHECKING = False
@@ -9,28 +13,17 @@ if TYPE_CHECKING:
 
 
 def require_version(version: str) -> None:
-    """Pass when the installed assets are of the release `version` ("X.Y.Z"), or a build of it.
-
-    Local labels and post-releases (PEP 440) of that release pass too; pre-releases do not.
-    Raises LockstepError, with both versions and what mends it, and ValueError when `version`
-    is not of the form X.Y.Z.
-    """
-    from ._assets import installed_version
-
+    """What `supermachine_kernel.require_version` does."""
     if release_of(version) != version:
         raise ValueError(f"expected a release version X.Y.Z, found {version!r}; pass e.g. {VERSION!r}")
     found = installed_version()
     if release_of(found) != version:
-        from ._installation import cure_by
-
         found += ", and snapshots are keyed to the kernel build"
-        raise LockstepError("supermachine-kernel", f"version {version}", found, cure_by(version))
+        raise LockstepError("supermachine-kernel", f"version {version}", found, how_to_install(version))
 
 
 def release_of(version: str) -> "Optional[str]":
     """The release X.Y.Z that `version` is, or is a build of; None for a pre-release and what is no version."""
-    import re
-
     # PEP 440 in its normal form, which is how a build writes its version.
     number = "(?:0|[1-9][0-9]*)"
     pattern = rf"({number}\.{number}\.{number})(?:\.post{number})?(?:\+[a-z0-9]+(?:\.[a-z0-9]+)*)?"

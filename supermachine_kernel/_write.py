@@ -1,15 +1,25 @@
-"""Put a file in its place: clone or copy beside the destination, then rename."""
+"""Write files into a folder: each is cloned or copied under a temporary name, flushed, and then renamed."""
 
+import contextlib
+import errno
+import hashlib
 import os
 import stat
 import sys
+import time
 
-from ._errors import DestinationError, DestinationIsDirectoryError, DestinationMissingError
+from ._errors import AssetError, DestinationError, DestinationIsDirectoryError, SupermachineKernelError
+from ._folder import Folder, flush, flush_before_rename, kind_of, not_written
+from ._read import CHUNK, AssetReader
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pathlib import Path
-    from typing import BinaryIO, Callable, Optional, Union
+    from typing import Optional, Union
 
     StrPath = Union[str, os.PathLike[str]]
 
@@ -17,222 +27,259 @@ TEMPORARY_PREFIX = ".supermachine-"
 """Every file this module writes beside a destination begins with this and ends in `.tmp`."""
 
 _ABANDONED = 60 * 60
-"""Seconds after which a temporary file has no writer any more: ten megabytes take no hour."""
+"""Seconds before a temporary file is looked at as one whose writer may have been killed."""
 
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _CLONE_NOOWNERCOPY = 0x2  # sys/clonefile.h
 
 
-def place_file(
-    reader: "BinaryIO", destination: "StrPath", *, size: int, mode: "Optional[int]" = None, durable: bool = False
-) -> None:
-    """Put a clone (APFS, btrfs, XFS) or a copy of the open file `reader` at `destination`.
+class NewFile:
+    """A file under a temporary name, open from its creation to its end by the one descriptor that made it.
 
-    `size` is in bytes: a source of another size is refused. `mode` is e.g. 0o755; without it the file gets
-    the process's default mode (0o666 less the umask). A reader of `destination` sees the old file or the new
-    one, never a part; a symbolic link there is replaced, not followed. With `durable`, the file's content is
-    on disk before it gets its name, and its name before this returns.
-
-    Raises DestinationMissingError, DestinationIsDirectoryError or DestinationError.
+    Who may write to the folder can put a link in the place of any name there; the descriptor still leads to the
+    file that was made here.
     """
 
-    def fill(temporary: str) -> None:
-        if not _clone(reader, temporary):
-            _write(reader, temporary)
+    def __init__(self, folder: Folder, name: str) -> None:
+        """Make the temporary file that will be `name` in `folder`. Raises OSError."""
+        self.folder = folder
+        self.name = name
+        self.temporary = f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(8).hex()}.tmp"
+        self.descriptor = folder.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        self.default_mode = stat.S_IMODE(os.fstat(self.descriptor).st_mode)
+        """The mode that the process's umask gives a new file."""
+        _lock(self.descriptor)
 
-    _replace(destination, fill, size, mode, durable)
+    def write(self, data: bytes) -> None:
+        """Append `data`. Raises OSError."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self.descriptor, view) :]
 
+    def copy(self, reader: AssetReader, *, verify: bool) -> None:
+        """Fill the file with an asset: as a clone, where the file system shares blocks, or as a copy.
 
-def place_bytes(data: bytes, destination: "StrPath", *, mode: "Optional[int]" = None, durable: bool = False) -> None:
-    """Put `data` at `destination`, with the promises and errors of `place_file`."""
-    import io
+        With `verify` the content's SHA-256 is compared. Raises AssetError for the asset, OSError for this file.
+        """
+        if reader.descriptor is not None and self._clone(reader.descriptor):
+            before = reader.facts()
+            if verify:
+                reader.verify()
+            if _identity(before) != _identity(reader.facts()):
+                raise AssetError(reader.path, "a file at rest", "one that changed while it was read", "call again")
+            length = os.fstat(self.descriptor).st_size
+        elif verify:
+            length = self._copy_and_compare(reader)
+        else:
+            length = self._copy(reader)
+        if length != reader.size:
+            raise reader.wrong_size(length)
 
-    _replace(destination, lambda temporary: _write(io.BytesIO(data), temporary), len(data), mode, durable)
+    def set_mode(self, mode: "Optional[int]") -> None:
+        """Give the file `mode`, or the process's default mode. Raises DestinationError where it would be of no use."""
+        wanted = self.default_mode if mode is None else mode
+        refusal = change_mode(self.descriptor, wanted)
+        found = stat.S_IMODE(os.fstat(self.descriptor).st_mode)
+        if not is_usable(found, wanted):
+            reason = f"{found:#o}, which its file system keeps" + (f" ({refusal.strerror})" if refusal else "")
+            number = refusal.errno if refusal else None
+            path = self.folder.path_of(self.name)
+            raise DestinationError(path, f"mode {wanted:#o}", reason, "name a place on another disk", errno=number)
 
+    def rename(self) -> None:
+        """Give the file its name. Raises OSError."""
+        self.folder.rename(self.temporary, self.name)
+        self.temporary = ""
 
-def make_folder(folder: "Path", *, durable: bool = False) -> None:
-    """Make `folder` and its parents; with `durable`, the names of new ones are on disk before this returns.
+    def close(self) -> None:
+        """Close the file, and remove it if it has not got its name."""
+        if self.temporary:
+            with contextlib.suppress(OSError):
+                self.folder.unlink(self.temporary)
+        os.close(self.descriptor)
 
-    Raises DestinationError when a file is in the way, or it may not.
-    """
-    new = []
-    for each in (folder, *folder.parents):
-        if os.path.lexists(each):
-            break
-        new.append(each)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if durable:
-            for each in new:
-                sync(str(each.parent))
-    except (FileExistsError, NotADirectoryError) as error:
-        cure = "remove it, or name another folder"
-        raise DestinationError(str(folder), "a folder", "a file in its way", cure, errno=error.errno) from error
-    except OSError as error:
-        found = f"one that cannot be made ({error.strerror})"
-        raise DestinationError(str(folder), "a folder", found, _cure(error), errno=error.errno) from error
-
-
-def sweep(folder: "Path") -> None:
-    """Remove what killed writers left; the set is whole by now, so a writer that slept meanwhile misses nothing."""
-    import contextlib
-    import time
-
-    old = time.time() - _ABANDONED
-    with contextlib.suppress(OSError):  # a folder that may not be listed
-        for name in os.listdir(folder):
-            if name.startswith(TEMPORARY_PREFIX) and name.endswith(".tmp"):
-                with contextlib.suppress(OSError):  # another sweeps too, or it may not
-                    # Not st_mtime: a clone on APFS has that of its source.
-                    if os.lstat(folder / name).st_ctime < old:
-                        os.unlink(folder / name)
-
-
-def sync(path: str) -> None:
-    """Bring a file's content, or a folder's names, to disk (Windows opens no folders: there it does nothing)."""
-    if os.name != "posix":
-        return
-    import errno
-
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except PermissionError:
-        if not os.path.isdir(path):
-            raise
-        os.sync()  # a folder may be there to be entered and written to, but not to be opened
-        return
-    try:
+    def _clone(self, source: int) -> bool:
+        """Share the blocks of the open file `source`, where the file system can."""
         if sys.platform == "darwin":
-            import fcntl
-
-            # fsync(2) on macOS hands the data to the drive, which may keep it in its cache: F_FULLFSYNC.
+            return self._fclonefileat(source)
+        if sys.platform == "linux":
             try:
-                fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-                return
-            except OSError:  # not every file system has it
-                pass
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EROFS):  # fsync(2): a file system that has nothing to sync
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _replace(
-    destination: "StrPath", fill: "Callable[[str], None]", size: int, mode: "Optional[int]", durable: bool
-) -> None:
-    final = os.fspath(destination)
-    _refuse_unfit(final)
-    directory = os.path.dirname(final) or os.curdir
-    temporary = os.path.join(directory, f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(8).hex()}.tmp")
-    try:
-        default_mode = _create(temporary)
-        fill(temporary)
-        written = os.stat(temporary).st_size
-        if written != size:
-            raise DestinationError(
-                final,
-                f"to write {size} bytes",
-                f"a source of {written}, which changed meanwhile",
-                "install supermachine-kernel again",
-            )
-        os.chmod(temporary, default_mode if mode is None else mode)
-        if durable:
-            sync(temporary)
-        os.replace(temporary, final)
-        if durable:
-            sync(directory)
-    except BaseException as error:
-        import contextlib
-
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError) and not isinstance(error, DestinationError):
-            raise _explained(error, final) from error
-        raise
-
-
-def _refuse_unfit(final: str) -> None:
-    """A folder, device, socket or pipe at the destination is refused untouched."""
-    try:
-        mode = os.lstat(final).st_mode
-    except OSError:
-        return
-    if stat.S_ISDIR(mode):
-        import errno
-
-        raise _explained(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)), final)
-    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-        raise DestinationError(final, "a file or nothing there", "a device, socket or pipe", "name another destination")
-
-
-def _explained(error: OSError, final: str) -> DestinationError:
-    """The system's error as one line with a cure, still of the system's kind and with its errno."""
-    if isinstance(error, FileNotFoundError):
-        expected, cure = "a folder that exists around it", "create it, or extract with parents"
-        return DestinationMissingError(final, expected, "none", cure, errno=error.errno)
-    if isinstance(error, IsADirectoryError):
-        expected, cure = "a file or nothing there", "remove it, or name a file inside it"
-        return DestinationIsDirectoryError(final, expected, "a folder", cure, errno=error.errno)
-    found = f"an error: {error.strerror} (nothing was changed there)"
-    return DestinationError(final, "to write the file", found, _cure(error), errno=error.errno)
-
-
-def _cure(error: OSError) -> str:
-    import errno
-
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "free some space, or name another place"
-    if error.errno == errno.ENAMETOOLONG:
-        return "take a shorter name"
-    if error.errno == errno.ELOOP:
-        return "mend the symbolic links on the way there, which lead in a circle"
-    return "name a place that you may write to"
-
-
-def _create(temporary: str) -> int:
-    """Make the empty file and return the mode the process's umask gave it; its owner may write to it."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    descriptor = os.open(temporary, flags, 0o666)
-    try:
-        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-    finally:
-        os.close(descriptor)
-    if not mode & stat.S_IWUSR:
-        os.chmod(temporary, mode | stat.S_IWUSR)
-    return mode
-
-
-def _clone(reader: "BinaryIO", temporary: str) -> bool:
-    """Share the source's blocks, where the file system can."""
-    if sys.platform == "darwin":
-        return _clonefile(reader.name, temporary)
-    if sys.platform == "linux":
-        import fcntl
-
-        with open(temporary, "wb") as writer:
-            try:
-                fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
+                fcntl.ioctl(self.descriptor, _FICLONE, source)
             except OSError:
                 return False
-        return True
-    return False
-
-
-def _clonefile(source: str, temporary: str) -> bool:
-    """clonefile(2) insists on making the file itself, so the empty one makes way."""
-    try:
-        import ctypes
-    except ImportError:  # a Python built without libffi
+            return True
         return False
-    os.unlink(temporary)
-    library = ctypes.CDLL(None)
-    return bool(library.clonefile(os.fsencode(source), os.fsencode(temporary), _CLONE_NOOWNERCOPY) == 0)
+
+    def _fclonefileat(self, source: int) -> bool:
+        """Clone on APFS. The system call insists on making the file, so it makes it where nobody else can write."""
+        try:
+            import ctypes
+
+            call = ctypes.CDLL(None).fclonefileat
+        except Exception:  # a Python without libffi, or a hardened runtime, where importing ctypes is a MemoryError
+            return False
+        name = self.temporary[: -len(".tmp")] + ".d.tmp"
+        try:
+            with self.folder.make_private(name) as private:
+                if call(source, private.descriptor, b"clone", _CLONE_NOOWNERCOPY):
+                    return False
+                cloned = private.open("clone", os.O_RDONLY)
+                private.move_out("clone", self.folder, self.temporary)
+                os.close(self.descriptor)
+                self.descriptor = cloned
+                _lock(cloned)
+            return True
+        except OSError:
+            return False
+        finally:
+            with contextlib.suppress(OSError):
+                self.folder.remove_private(name)
+
+    def _copy_and_compare(self, reader: AssetReader) -> int:
+        """Copy the content, and compare the SHA-256 of what was copied; the number of bytes that were copied."""
+        state, length = hashlib.sha256(), 0
+        while length <= reader.size and (chunk := reader.read(min(CHUNK, reader.size + 1 - length))):
+            state.update(chunk)
+            self.write(chunk)
+            length += len(chunk)
+        reader.compare(state.hexdigest(), length)
+        return length
+
+    def _copy(self, reader: AssetReader) -> int:
+        """Copy the content, in the kernel where it can; the number of bytes that were copied."""
+        length = self._sendfile(reader) if sys.platform == "linux" and reader.descriptor is not None else 0
+        while length <= reader.size and (chunk := reader.read(min(CHUNK, reader.size + 1 - length))):
+            self.write(chunk)
+            length += len(chunk)
+        return length
+
+    def _sendfile(self, reader: AssetReader) -> int:
+        """Copy as far as sendfile(2) does. Where it fails, reading and writing tells which of the two files it is."""
+        assert reader.descriptor is not None
+        length = 0
+        try:
+            while length < reader.size:
+                sent = os.sendfile(self.descriptor, reader.descriptor, None, reader.size - length)
+                if not sent:
+                    break
+                length += sent
+        except OSError:
+            pass
+        return length
 
 
-def _write(reader: "BinaryIO", temporary: str) -> None:
-    import shutil
+def write_files(
+    folder: Folder,
+    files: "list[tuple[str, Optional[int], Union[AssetReader, bytes]]]",
+    *,
+    verify: bool = False,
+    durable: bool = False,
+) -> "list[os.stat_result]":
+    """Write a file of each name, mode (e.g. 0o755; None for the process's default) and content.
 
-    with open(temporary, "wb") as writer:
-        shutil.copyfileobj(reader, writer, 1 << 20)
+    All of them are written and flushed before the first gets its name, so that a failure before that leaves every
+    file as it was, and a power cut leaves each as it was or whole. A reader of a name sees the old file or the new
+    one, never a part; a symbolic link there is replaced, not followed. With `verify` the SHA-256 of an asset is
+    compared before that; with `durable` the content is not only on its way to the disk, but there. The facts about
+    each new file are returned.
+
+    Raises AssetError for an asset, DestinationError for a file that cannot be written.
+    """
+    new: list[NewFile] = []
+    name = ""
+    try:
+        for name, mode, content in files:
+            _refuse_unfit(folder, name)
+            file = NewFile(folder, name)
+            new.append(file)
+            if isinstance(content, AssetReader):
+                file.copy(content, verify=verify)
+            else:
+                file.write(content)
+            file.set_mode(mode)
+        for file in new:
+            name = file.name
+            (flush if durable else flush_before_rename)(file.descriptor)
+        for file in new:
+            name = file.name
+            file.rename()
+        facts = [os.fstat(file.descriptor) for file in new]
+    except SupermachineKernelError:
+        raise
+    except OSError as error:
+        raise not_written(folder.path_of(name), error) from error
+    finally:
+        for file in new:
+            file.close()
+    return facts
+
+
+def change_mode(descriptor: int, mode: int) -> "Optional[OSError]":
+    """Give an open file that mode, where it has another; the system's error where it refuses."""
+    if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode and hasattr(os, "fchmod"):
+        try:
+            os.fchmod(descriptor, mode)
+        except OSError as error:
+            return error
+    return None
+
+
+def is_usable(found: int, wanted: int) -> bool:
+    """Whether a file of mode `found` serves where `wanted` was asked for: a program can be executed by someone."""
+    return os.name != "posix" or not wanted & 0o111 or bool(found & 0o111)
+
+
+def sweep(folder: Folder) -> None:
+    """Delete temporary files older than an hour whose writers were killed.
+
+    A writer that is only suspended holds a lock on its file, and loses nothing.
+    """
+    for name in folder.names():
+        if name.startswith(TEMPORARY_PREFIX) and name.endswith(".tmp"):
+            try:
+                # Not st_mtime: a clone on APFS has that of its source.
+                if folder.stat(name).st_ctime < time.time() - _ABANDONED:
+                    _delete_abandoned(folder, name)
+            except OSError:  # another process deletes it too, or this one may not
+                pass
+
+
+def _delete_abandoned(folder: Folder, name: str) -> None:
+    if stat.S_ISDIR(folder.stat(name).st_mode):  # of a writer that was killed while it cloned
+        folder.remove_private(name)
+        return
+    descriptor = folder.open(name, os.O_RDONLY)
+    try:
+        if _lock(descriptor, exclusive=False):  # NFS asks for a file that is open for writing, for the other kind
+            folder.unlink(name)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, *, exclusive: bool = True) -> bool:
+    """Take the file's lock, which ends with the process; False where another has it. Some file systems have none."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True
+
+
+def _refuse_unfit(folder: Folder, name: str) -> None:
+    """Refuse a folder, device, socket or pipe in the place of the file, and leave it untouched."""
+    try:
+        mode = folder.stat(name or os.curdir).st_mode
+    except OSError:
+        return
+    path, expected = folder.path_of(name), "a file or nothing there"
+    if stat.S_ISDIR(mode):
+        cure = "remove it, or name a file inside it"
+        raise DestinationIsDirectoryError(path, expected, "a folder", cure, errno=errno.EISDIR)
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise DestinationError(path, expected, kind_of(mode), "name another destination")
+
+
+def _identity(facts: os.stat_result) -> "tuple[int, ...]":
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns

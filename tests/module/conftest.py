@@ -10,6 +10,6 @@ from tests.support import child
 
 
 @pytest.fixture
-def damaged(installed: Path, tmp_path: Path) -> Path:
-    """A copy of the installed module for a test to damage; a folder to have on the path."""
+def module_copy(installed: Path, tmp_path: Path) -> Path:
+    """A copy of the installed module, which a test may change; a folder to have on the path."""
     return child.copy_of(installed, tmp_path)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import supermachine_kernel
-from supermachine_kernel import ASSETS, Asset, AssetError, _assets
+from supermachine_kernel import ASSETS, Asset, AssetError, _assets, _proof
 from tests.support import child
 
 each_asset = pytest.mark.parametrize("asset", ASSETS, ids=[asset.name for asset in ASSETS])
@@ -96,31 +96,31 @@ def test_a_copy_of_an_asset_is_that_asset(asset: Asset) -> None:
 
 
 @each_asset
-def test_missing_asset_is_named_with_a_cure(asset: Asset, damaged: Path) -> None:
-    path = damaged / "supermachine_kernel" / "assets" / asset.name
+def test_missing_asset_is_named_with_a_cure(asset: Asset, module_copy: Path) -> None:
+    path = module_copy / "supermachine_kernel" / "assets" / asset.name
     path.unlink()
     uses = ("path", "read_bytes()", "view()", "verify()", "extract_to('never')")
-    for message in child.errors_of([f"supermachine_kernel.{asset.prefix}.{use}" for use in uses], site=damaged):
+    for message in child.errors_of([f"supermachine_kernel.{asset.prefix}.{use}" for use in uses], site=module_copy):
         assert message.startswith(f"AssetMissingError: {path}: expected a file of {asset.size} bytes, found nothing; ")
         assert "pip install --force-reinstall" in message
-    message = child.error_of("supermachine_kernel.assets_dir()", site=damaged)
+    message = child.error_of("supermachine_kernel.assets_dir()", site=module_copy)
     assert str(path) in message
 
 
 @each_asset
-def test_asset_of_another_size_is_never_read(asset: Asset, damaged: Path) -> None:
-    path = damaged / "supermachine_kernel" / "assets" / asset.name
+def test_asset_of_another_size_is_never_read(asset: Asset, module_copy: Path) -> None:
+    path = module_copy / "supermachine_kernel" / "assets" / asset.name
     uses = ("path", "read_bytes()", "view()", "verify()", "extract_to('never')")
     for size in (0, asset.size - 1, asset.size + 1):
         os.truncate(path, size)
-        for message in child.errors_of([f"supermachine_kernel.{asset.prefix}.{use}" for use in uses], site=damaged):
+        for message in child.errors_of([f"supermachine_kernel.{asset.prefix}.{use}" for use in uses], site=module_copy):
             assert message.startswith(f"AssetError: {path}: expected {asset.size} bytes, found {size}; ")
             assert "pip install --force-reinstall" in message
 
 
-def test_a_set_that_is_not_whole_is_not_begun(damaged: Path, tmp_path: Path) -> None:
-    (damaged / "supermachine_kernel" / "assets" / "smpark.ko").unlink()
-    child.error_of("supermachine_kernel.extract_all_to(sys.argv[1])", tmp_path / "out", site=damaged)
+def test_a_set_that_is_not_whole_is_not_begun(module_copy: Path, tmp_path: Path) -> None:
+    (module_copy / "supermachine_kernel" / "assets" / "smpark.ko").unlink()
+    child.error_of("supermachine_kernel.extract_all_to(sys.argv[1])", tmp_path / "out", site=module_copy)
     assert not (tmp_path / "out").exists()
 
 
@@ -128,18 +128,18 @@ DAMAGED = "expected the manifest of the four assets, found a damaged one; "
 
 
 @pytest.mark.parametrize("text", ["MANIFEST = (", "\0", "MANIFEST = {}", "MANIFEST = 1", 'MANIFEST = {"assets": {}}'])
-def test_a_damaged_manifest_is_said_when_it_is_asked_for(damaged: Path, text: str) -> None:
-    path = damaged / "supermachine_kernel" / "_manifest.py"
+def test_a_damaged_manifest_is_said_when_it_is_asked_for(module_copy: Path, text: str) -> None:
+    path = module_copy / "supermachine_kernel" / "_manifest.py"
     path.write_text(text)
-    message = child.error_of("supermachine_kernel.verify()", site=damaged)
+    message = child.error_of("supermachine_kernel.verify()", site=module_copy)
     assert message.startswith(f"AssetError: {path}: {DAMAGED}")
-    for command in (["info"], ["bundle", damaged / "never"]):
-        done = child.command_line(*command, site=damaged)
+    for command in (["info"], ["bundle", module_copy / "never"]):
+        done = child.command_line(*command, site=module_copy)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith(f"supermachine-kernel: error: {path}: {DAMAGED}")
-    done = child.command_line("doctor", site=damaged)
+    done = child.command_line("doctor", site=module_copy)
     assert (done.returncode, done.stderr) == (1, "")
-    assert not (damaged / "never").exists()
+    assert not (module_copy / "never").exists()
 
 
 def test_every_field_of_a_manifest_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,51 +154,50 @@ def test_every_field_of_a_manifest_is_looked_at(monkeypatch: pytest.MonkeyPatch)
                 parent = parent[name]
             del parent[last]
             parent.update(changes)
-            monkeypatch.setattr(_assets, "_MANIFEST", broken)
+            monkeypatch.setattr(_assets, "MANIFEST", broken)
             with pytest.raises(AssetError, match=DAMAGED):
                 supermachine_kernel.KERNEL.size  # noqa: B018
     more = {**whole, "more": 1}
-    monkeypatch.setattr(_assets, "_MANIFEST", more)
+    monkeypatch.setattr(_assets, "MANIFEST", more)
     assert more == supermachine_kernel.MANIFEST
 
 
 @each_asset
-def test_one_flipped_byte_fails_verify(asset: Asset, damaged: Path) -> None:
-    path = damaged / "supermachine_kernel" / "assets" / asset.name
+def test_one_flipped_byte_fails_verify(asset: Asset, module_copy: Path) -> None:
+    path = module_copy / "supermachine_kernel" / "assets" / asset.name
     flip(path, asset.size // 2)
-    message = child.error_of("supermachine_kernel.verify()", site=damaged)
+    message = child.error_of("supermachine_kernel.verify()", site=module_copy)
     assert message.startswith(f"AssetError: {path}: expected SHA-256 {asset.sha256}, found ")
 
 
-def test_unreadable_asset_is_an_asset_error(damaged: Path) -> None:
-    path = damaged / "supermachine_kernel" / "assets" / "kernel"
+def test_unreadable_asset_is_an_asset_error(module_copy: Path) -> None:
+    path = module_copy / "supermachine_kernel" / "assets" / "kernel"
     path.chmod(0)
     as_nobody = (
-        "import importlib.metadata, mmap, os; from supermachine_kernel import _installation; "
-        "os.geteuid() or os.seteuid(65534)"
+        "import importlib.metadata, os; from supermachine_kernel import _read; os.geteuid() or os.seteuid(65534)"
     )
-    message = child.error_of(f"{as_nobody}; supermachine_kernel.KERNEL.view()", site=damaged)
+    message = child.error_of(f"{as_nobody}; supermachine_kernel.KERNEL.view()", site=module_copy)
     assert message.startswith(
         f"AssetError: {path}: expected a file of {ASSETS[0].size} bytes, found one that cannot be read "
     )
     assert "(Permission denied); " in message
 
 
-def test_a_folder_in_the_place_of_an_asset_is_an_asset_error(damaged: Path) -> None:
-    path = damaged / "supermachine_kernel" / "assets" / "kernel"
+def test_a_folder_in_the_place_of_an_asset_is_an_asset_error(module_copy: Path) -> None:
+    path = module_copy / "supermachine_kernel" / "assets" / "kernel"
     path.unlink()
     path.mkdir()
     uses = ("read_bytes()", "view()", "extract_to('never')")
-    for message in child.errors_of([f"supermachine_kernel.KERNEL.{use}" for use in uses], site=damaged):
+    for message in child.errors_of([f"supermachine_kernel.KERNEL.{use}" for use in uses], site=module_copy):
         assert message.startswith(f"AssetError: {path}: expected a file of ")
 
 
-def test_a_file_in_the_place_of_the_folder_is_missing_assets(damaged: Path) -> None:
-    folder = damaged / "supermachine_kernel" / "assets"
+def test_a_file_in_the_place_of_the_folder_is_missing_assets(module_copy: Path) -> None:
+    folder = module_copy / "supermachine_kernel" / "assets"
     shutil.rmtree(folder)
     folder.write_text("")
     uses = ("path", "read_bytes()", "view()", "extract_to('never')")
-    for message in child.errors_of([f"supermachine_kernel.KERNEL.{use}" for use in uses], site=damaged):
+    for message in child.errors_of([f"supermachine_kernel.KERNEL.{use}" for use in uses], site=module_copy):
         assert message.startswith(f"AssetMissingError: {folder / 'kernel'}: expected a file of ")
 
 
@@ -213,27 +212,27 @@ def test_a_file_in_the_place_of_the_folder_is_missing_assets(damaged: Path) -> N
         ),
     ],
 )
-def test_the_cure_is_that_very_build(version: str, cure: str, damaged: Path) -> None:
-    manifest = damaged / "supermachine_kernel" / "_manifest.py"
+def test_the_cure_is_that_very_build(version: str, cure: str, module_copy: Path) -> None:
+    manifest = module_copy / "supermachine_kernel" / "_manifest.py"
     manifest.write_text(manifest.read_text().replace(repr(supermachine_kernel.__version__), repr(version)))
-    (damaged / "supermachine_kernel" / "assets" / "kernel").unlink()
-    message = child.error_of("supermachine_kernel.KERNEL.path", site=damaged)
+    (module_copy / "supermachine_kernel" / "assets" / "kernel").unlink()
+    message = child.error_of("supermachine_kernel.KERNEL.path", site=module_copy)
     assert f"; install the wheel again ({cure})" in message
 
 
-def test_frozen_app_without_its_data_is_told_to_collect_it(damaged: Path) -> None:
-    (damaged / "supermachine_kernel" / "assets" / "kernel").unlink()
-    message = child.error_of("sys.frozen = True; supermachine_kernel.KERNEL.path", site=damaged)
+def test_frozen_app_without_its_data_is_told_to_collect_it(module_copy: Path) -> None:
+    (module_copy / "supermachine_kernel" / "assets" / "kernel").unlink()
+    message = child.error_of("sys.frozen = True; supermachine_kernel.KERNEL.path", site=module_copy)
     assert message.endswith("; build the app again, with the data files of the package supermachine_kernel")
 
 
-def test_a_checkout_is_told_to_build(damaged: Path) -> None:
+def test_a_checkout_is_told_to_build(module_copy: Path) -> None:
     """And an editable install: tests/wheel/test_editable.py."""
-    for metadata in damaged.glob("*.dist-info"):
+    for metadata in module_copy.glob("*.dist-info"):
         shutil.rmtree(metadata)
-    (damaged / "setup.cfg").touch()
-    (damaged / "supermachine_kernel" / "assets" / "kernel").unlink()
-    message = child.error_of("supermachine_kernel.KERNEL.path", site=damaged)
+    (module_copy / "setup.cfg").touch()
+    (module_copy / "supermachine_kernel" / "assets" / "kernel").unlink()
+    message = child.error_of("supermachine_kernel.KERNEL.path", site=module_copy)
     assert message.endswith("; build the assets (bash kernel-build/scripts/build.sh), then pip install -e . again")
 
 
@@ -299,15 +298,15 @@ supermachine_kernel.verify()
                     new.writestr(name, content)
         return changed
 
-    @pytest.mark.parametrize("damaged", ["content", "header"])
-    def test_a_damaged_archive_is_an_asset_error(self, damaged: str, archive: Path) -> None:
+    @pytest.mark.parametrize("part", ["content", "header"])
+    def test_a_damaged_archive_is_an_asset_error(self, part: str, archive: Path) -> None:
         changed = archive.with_name("changed.zip")
         with zipfile.ZipFile(archive) as old, zipfile.ZipFile(changed, "w") as new:
             for name in old.namelist():
                 new.writestr(name, old.read(name), zipfile.ZIP_DEFLATED)
                 start = new.getinfo(name).header_offset
                 if name.endswith("init-oci"):
-                    place = start + (0 if damaged == "header" else 30 + len(name))
+                    place = start + (0 if part == "header" else 30 + len(name))
         with open(changed, "r+b") as file:
             file.seek(place)
             file.write(b"\xff" * 4)
@@ -343,7 +342,7 @@ def flip(path: Path, offset: int) -> None:
 
 
 def assert_whole(folder: Path) -> None:
-    assert sorted(os.listdir(folder)) == sorted(asset.name for asset in ASSETS)
+    assert set(os.listdir(folder)) - {_proof.NAME} == {asset.name for asset in ASSETS}
     for asset in ASSETS:
         assert hashlib.sha256((folder / asset.name).read_bytes()).hexdigest() == asset.sha256
         if asset.mode & 0o111:

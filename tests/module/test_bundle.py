@@ -273,16 +273,16 @@ def test_a_changed_receipt_does_not_cover_a_changed_file(tmp_path: Path) -> None
     assert f"expected {ASSETS[3].size} bytes, found 5" in str(found["smpark.ko"])
 
 
-def test_a_whole_set_of_another_version_is_told_from_a_broken_one(damaged: Path, tmp_path: Path) -> None:
-    manifest = damaged / "supermachine_kernel" / "_manifest.py"
+def test_a_whole_set_of_another_version_is_told_from_a_broken_one(module_copy: Path, tmp_path: Path) -> None:
+    manifest = module_copy / "supermachine_kernel" / "_manifest.py"
     text = manifest.read_text().replace(MANIFEST["version"], "0.7.61").replace(MANIFEST["set_digest"], "a" * 64)
     module = b"another module"
-    (damaged / "supermachine_kernel" / "assets" / "smpark.ko").write_bytes(module)
+    (module_copy / "supermachine_kernel" / "assets" / "smpark.ko").write_bytes(module)
     import hashlib
 
     text = text.replace(ASSETS[3].sha256, hashlib.sha256(module).hexdigest())
     manifest.write_text(text.replace(f"'size': {ASSETS[3].size}", f"'size': {len(module)}"))
-    done = child.command_line("bundle", tmp_path / "out", site=damaged)
+    done = child.command_line("bundle", tmp_path / "out", site=module_copy)
     assert done.returncode == 0, done.stderr
     found = check(tmp_path / "out")
     assert [name for name in found if found[name]] == [RECEIPT]

@@ -71,9 +71,9 @@ def test_on_a_mac_the_platform_is_what_it_is() -> None:
     assert found["platform"]["status"] == expected
 
 
-def test_the_table_fits_80_columns_and_shows_cures(damaged: Path) -> None:
-    (damaged / "supermachine_kernel" / "assets" / "kernel").unlink()
-    done = child.command_line("doctor", site=damaged)
+def test_the_table_fits_80_columns_and_shows_cures(module_copy: Path) -> None:
+    (module_copy / "supermachine_kernel" / "assets" / "kernel").unlink()
+    done = child.command_line("doctor", site=module_copy)
     assert done.returncode == 1
     assert re.search(r"^bad  kernel  .*", done.stdout, re.M)
     assert "-> install the wheel again" in done.stdout
@@ -82,45 +82,45 @@ def test_the_table_fits_80_columns_and_shows_cures(damaged: Path) -> None:
 
 
 @pytest.mark.parametrize("asset", ASSETS, ids=[asset.name for asset in ASSETS])
-def test_each_asset_is_looked_at(asset: supermachine_kernel.Asset, damaged: Path) -> None:
-    path = damaged / "supermachine_kernel" / "assets" / asset.name
+def test_each_asset_is_looked_at(asset: supermachine_kernel.Asset, module_copy: Path) -> None:
+    path = module_copy / "supermachine_kernel" / "assets" / asset.name
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    status, found = doctor(damaged)
+    status, found = doctor(module_copy)
     assert status == 1
     assert [subject for subject, finding in found.items() if finding["status"] == "bad"] == [asset.name]
     assert f"{path}: expected SHA-256 {asset.sha256}, found " in found[asset.name]["found"]
     assert found[asset.name]["cure"].startswith("install the wheel again (pip install --force-reinstall")
 
 
-def test_a_missing_module_is_one_finding(damaged: Path) -> None:
-    (damaged / "supermachine_kernel" / "assets" / "smpark.ko").unlink()
-    status, found = doctor(damaged)
+def test_a_missing_module_is_one_finding(module_copy: Path) -> None:
+    (module_copy / "supermachine_kernel" / "assets" / "smpark.ko").unlink()
+    status, found = doctor(module_copy)
     assert status == 1
     assert [subject for subject, finding in found.items() if finding["status"] == "bad"] == ["smpark.ko"]
     assert list(found) == SUBJECTS
 
 
-def test_no_manifest(damaged: Path) -> None:
-    (damaged / "supermachine_kernel" / "_manifest.py").unlink()
-    status, found = doctor(damaged)
+def test_no_manifest(module_copy: Path) -> None:
+    (module_copy / "supermachine_kernel" / "_manifest.py").unlink()
+    status, found = doctor(module_copy)
     assert status == 1
     assert {subject for subject, finding in found.items() if finding["status"] == "bad"} == {a.name for a in ASSETS}
 
 
 @pytest.mark.parametrize(("af_tsi", "status", "said"), [(True, "ok", "with AF_TSI"), (False, "warn", "without AF_TSI")])
-def test_the_kernel_is_described_from_the_manifest(af_tsi: bool, status: str, said: str, damaged: Path) -> None:
-    manifest = damaged / "supermachine_kernel" / "_manifest.py"
+def test_the_kernel_is_described_from_the_manifest(af_tsi: bool, status: str, said: str, module_copy: Path) -> None:
+    manifest = module_copy / "supermachine_kernel" / "_manifest.py"
     manifest.write_text(re.sub(r"'af_tsi': \w+", f"'af_tsi': {af_tsi}", manifest.read_text()))
-    _, found = doctor(damaged)
+    _, found = doctor(module_copy)
     assert found["kernel release"]["status"] == status
     assert found["kernel release"]["found"] == f"Linux {MANIFEST['kernel_release']}, {said}"
 
 
-def test_a_damaged_kernel_is_not_described(damaged: Path) -> None:
-    (damaged / "supermachine_kernel" / "assets" / "kernel").write_bytes(b"other")
-    _, found = doctor(damaged)
+def test_a_damaged_kernel_is_not_described(module_copy: Path) -> None:
+    (module_copy / "supermachine_kernel" / "assets" / "kernel").write_bytes(b"other")
+    _, found = doctor(module_copy)
     assert "kernel release" not in found
 
 
@@ -136,12 +136,14 @@ def test_a_damaged_kernel_is_not_described(damaged: Path) -> None:
         ("{same}rc1", "bad", "install a released version of supermachine"),
     ],
 )
-def test_an_installed_library_of_another_version(version: str, status: str, cure: str | None, damaged: Path) -> None:
+def test_an_installed_library_of_another_version(
+    version: str, status: str, cure: str | None, module_copy: Path
+) -> None:
     version = version.format(same=supermachine_kernel.__version__.partition("+")[0])
-    folder = damaged / f"supermachine-{version}.dist-info"
+    folder = module_copy / f"supermachine-{version}.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: supermachine\nVersion: {version}\n")
-    exit_status, found = doctor(damaged)
+    exit_status, found = doctor(module_copy)
     assert (found["library"]["status"], found["library"]["cure"]) == (status, cure)
     assert f"supermachine {version}, supermachine-kernel {supermachine_kernel.__version__}" in found["library"]["found"]
     assert exit_status == (status == "bad")
@@ -151,7 +153,7 @@ class TestPlace:
     def test_whole(self, tmp_path: Path) -> None:
         place = tmp_path / "supermachine" / f"v{supermachine_kernel.__version__}"
         supermachine_kernel.ensure_assets(place)
-        assert doctor(XDG_DATA_HOME=str(tmp_path))[1]["ensure_assets"]["found"] == f"{place}: whole"
+        assert doctor(XDG_DATA_HOME=str(tmp_path))[1]["ensure_assets"]["found"] == f"{place}: complete"
         (place / "init-oci").unlink()
         found = doctor(XDG_DATA_HOME=str(tmp_path))[1]["ensure_assets"]
         assert found["found"] == f"{place}: to be completed on the first call"
@@ -209,8 +211,8 @@ from supermachine_kernel import _doctor, _ensure
 list(_doctor.examine())
 os.chdir(sys.argv[1])
 os.geteuid() or os.setuid(65534)
-_ensure.default_directory = lambda: pathlib.Path(sys.argv[2])
-print(json.dumps(_doctor._place()))
+_doctor.default_directory = lambda: pathlib.Path(sys.argv[2])
+print(json.dumps(_doctor._data_folder()))
 """
         folder.chmod(0o755)
         done = child.python(program, folder, place)
@@ -257,40 +259,42 @@ class TestForm:
     def test_wheel(self, installed: Path) -> None:
         assert self.form(installed) == "wheel"
 
-    def test_copy(self, damaged: Path) -> None:
-        for folder in damaged.glob("*.dist-info"):
+    def test_copy(self, module_copy: Path) -> None:
+        for folder in module_copy.glob("*.dist-info"):
             shutil.rmtree(folder)
-        assert self.form(damaged) == "copy"
+        assert self.form(module_copy) == "copy"
 
-    def test_a_copy_before_a_wheel_is_a_copy(self, damaged: Path, installed: Path) -> None:
-        for folder in damaged.glob("*.dist-info"):
+    def test_a_copy_before_a_wheel_is_a_copy(self, module_copy: Path, installed: Path) -> None:
+        for folder in module_copy.glob("*.dist-info"):
             shutil.rmtree(folder)
         done = child.python(
             "import sys; sys.path.append(sys.argv[1])\n"
-            "from supermachine_kernel._installation import form; print(form())",
+            "from supermachine_kernel._installation import installation_kind; print(installation_kind())",
             installed,
-            site=damaged,
+            site=module_copy,
         )
         assert done.stdout.strip() == "copy", done.stderr
 
-    def test_checkout(self, damaged: Path) -> None:
-        for folder in damaged.glob("*.dist-info"):
+    def test_checkout(self, module_copy: Path) -> None:
+        for folder in module_copy.glob("*.dist-info"):
             shutil.rmtree(folder)
-        (damaged / "setup.cfg").write_text("")
-        assert self.form(damaged) == "checkout"
+        (module_copy / "setup.cfg").write_text("")
+        assert self.form(module_copy) == "checkout"
 
-    def test_editable(self, damaged: Path, tmp_path: Path) -> None:
+    def test_editable(self, module_copy: Path, tmp_path: Path) -> None:
         """As pip records it (PEP 610), with the package found through the path."""
-        (folder,) = damaged.glob("*.dist-info")
+        (folder,) = module_copy.glob("*.dist-info")
         site = tmp_path / "elsewhere"
         site.mkdir()
         folder = folder.rename(site / folder.name)
         (folder / "RECORD").unlink()
-        (folder / "direct_url.json").write_text(json.dumps({"url": damaged.as_uri(), "dir_info": {"editable": True}}))
+        (folder / "direct_url.json").write_text(
+            json.dumps({"url": module_copy.as_uri(), "dir_info": {"editable": True}})
+        )
         done = child.python(
             "import sys; sys.path.append(sys.argv[1])\n"
-            "from supermachine_kernel._installation import form; print(form())",
-            damaged,
+            "from supermachine_kernel._installation import installation_kind; print(installation_kind())",
+            module_copy,
             site=site,
         )
         assert done.stdout.strip() == "editable", done.stderr
@@ -306,12 +310,12 @@ class TestForm:
             project = _installation._editable_project(metadata.PathDistribution(Path(name)))
         assert project is None or os.path.isabs(project)
 
-    def test_a_damaged_direct_url_is_no_traceback(self, damaged: Path) -> None:
-        (damaged / "setup.cfg").write_text("")
-        (folder,) = damaged.glob("*.dist-info")
+    def test_a_damaged_direct_url_is_no_traceback(self, module_copy: Path) -> None:
+        (module_copy / "setup.cfg").write_text("")
+        (folder,) = module_copy.glob("*.dist-info")
         (folder / "WHEEL").unlink()
         (folder / "direct_url.json").write_text('{"url": ["x"], "dir_info": {"editable": true}}')
-        assert self.form(damaged) == "checkout"
+        assert self.form(module_copy) == "checkout"
 
     def test_zip(self, installed: Path, tmp_path: Path) -> None:
         archive = tmp_path / "packages.zip"

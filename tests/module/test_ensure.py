@@ -14,6 +14,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -24,17 +25,25 @@ from supermachine_kernel import (
     Asset,
     DestinationError,
     DestinationIsDirectoryError,
+    _ensure,
+    _proof,
     _write,
     ensure_assets,
 )
+from supermachine_kernel._folder import Folder
 from tests.support import child, disk
 
 VERSION = supermachine_kernel.__version__
 PRINT_PLACE = "import supermachine_kernel; print(supermachine_kernel.ensure_assets())"
 
 
+def names_in(folder: Path) -> set[str]:
+    """What is in the folder beside the record of what was proven."""
+    return set(os.listdir(folder)) - {_proof.NAME}
+
+
 def assert_whole(folder: Path) -> None:
-    assert sorted(os.listdir(folder)) == sorted(asset.name for asset in ASSETS)
+    assert names_in(folder) == {asset.name for asset in ASSETS}
     for asset in ASSETS:
         path = folder / asset.name
         assert path.is_file()
@@ -44,7 +53,7 @@ def assert_whole(folder: Path) -> None:
 
 
 def identities(folder: Path) -> dict[str, tuple[int, int]]:
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
+    return {name: ((folder / name).stat().st_ino, (folder / name).stat().st_mtime_ns) for name in names_in(folder)}
 
 
 class TestPlace:
@@ -98,11 +107,11 @@ class TestPlace:
         ],
     )
     def test_a_release_shares_the_librarys_folder_and_a_custom_build_does_not(
-        self, version: str, folder: str, damaged: Path, tmp_path: Path
+        self, version: str, folder: str, module_copy: Path, tmp_path: Path
     ) -> None:
-        manifest = damaged / "supermachine_kernel" / "_manifest.py"
+        manifest = module_copy / "supermachine_kernel" / "_manifest.py"
         manifest.write_text(manifest.read_text().replace(repr(VERSION), repr(version)))
-        done = child.python(PRINT_PLACE, site=damaged, XDG_DATA_HOME=str(tmp_path / "data"))
+        done = child.python(PRINT_PLACE, site=module_copy, XDG_DATA_HOME=str(tmp_path / "data"))
         assert done.stdout.strip() == str(tmp_path / "data" / "supermachine" / folder), done.stderr
 
 
@@ -156,7 +165,7 @@ class TestCompletes:
             (folder / asset.name).chmod(asset.mode & 0o555)
         folder.chmod(0o555)
         ensure_assets(folder)
-        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+        modes = {name: stat.S_IMODE((folder / name).stat().st_mode) for name in names_in(folder)}
         folder.chmod(0o755)
         assert modes == {asset.name: asset.mode & 0o555 for asset in ASSETS}
 
@@ -179,20 +188,24 @@ print(supermachine_kernel.ensure_assets("."))
         assert child.python(program, tmp_path / "set").returncode == 0
         assert_whole(tmp_path / "set")
 
-    def test_abandoned_temporaries_are_swept_and_nothing_else(
+    def test_temporary_files_of_killed_writers_are_deleted_and_nothing_else(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         names = {".supermachine-123-0123456789abcdef.tmp", ".supermachine-notes", "mine.tmp"}
-        for fill in (ensure_assets, supermachine_kernel.extract_all_to):
+
+        def read_and_sweep(folder: Path) -> None:
+            ensure_assets(folder, check="content")
+
+        for fill in (read_and_sweep, supermachine_kernel.extract_all_to):
             for name in names:
                 (folder / name).write_text("")
                 os.utime(folder / name, (0, 0))  # as a clone on APFS, which somebody writes: its source's time
             fill(folder)
-            assert set(os.listdir(folder)) == {asset.name for asset in ASSETS} | names
+            assert names_in(folder) == {asset.name for asset in ASSETS} | names
             with monkeypatch.context() as patch:
                 patch.setattr(_write, "_ABANDONED", -60)  # the time of change is the system's alone to set
                 fill(folder)
-            others = set(os.listdir(folder)) - {asset.name for asset in ASSETS}
+            others = names_in(folder) - {asset.name for asset in ASSETS}
             assert others == {".supermachine-notes", "mine.tmp"}
 
 
@@ -215,19 +228,19 @@ class TestRefuses:
         with pytest.raises(DestinationError, match="found a device, socket or pipe"):
             ensure_assets(tmp_path)
 
-    def test_an_asset_that_is_itself_broken_goes_nowhere(self, damaged: Path, tmp_path: Path) -> None:
-        source = damaged / "supermachine_kernel" / "assets" / "kernel"
+    def test_an_asset_that_is_itself_broken_goes_nowhere(self, module_copy: Path, tmp_path: Path) -> None:
+        source = module_copy / "supermachine_kernel" / "assets" / "kernel"
         content = bytearray(source.read_bytes())
         content[-1] ^= 1
         source.write_bytes(content)
-        message = child.error_of("supermachine_kernel.ensure_assets(sys.argv[1])", tmp_path / "set", site=damaged)
+        message = child.error_of("supermachine_kernel.ensure_assets(sys.argv[1])", tmp_path / "set", site=module_copy)
         assert message.startswith(f"AssetError: {source}: expected SHA-256 {KERNEL.sha256}, found ")
         assert not (tmp_path / "set" / "kernel").exists()
         ensure_assets(tmp_path / "set")
         message = child.python(
             "import supermachine_kernel, sys; supermachine_kernel.ensure_assets(sys.argv[1])",
             tmp_path / "set",
-            site=damaged,
+            site=module_copy,
         ).stderr
         assert message == "", "a whole set needs no source"
 
@@ -319,15 +332,17 @@ print([os.waitpid(child, 0)[1] for child in children].count(0))
 
     def test_another_was_faster(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """What it put there is right, though it may not be replaced: it is of another user, in a sticky folder."""
-        place = Asset.place
+        write = _ensure._write_assets
 
-        def overtaken(asset: Asset, target: Path, *, mode: int | None, durable: bool = False) -> None:
-            place(asset, target, mode=0o600, durable=durable)
-            if asset is KERNEL and not right:
-                os.truncate(target, 1)
-            raise DestinationError(str(target), "your own", "another's", errno=errno.EPERM)
+        def overtaken(folder: Folder, assets: list[Asset]) -> NoReturn:
+            write(folder, assets)
+            for asset in assets:
+                os.chmod(folder.path_of(asset.name), 0o600)
+            if not right:
+                os.truncate(folder.path_of("kernel"), 1)
+            raise DestinationError(folder.path_of("kernel"), "your own", "another's", errno=errno.EPERM)
 
-        monkeypatch.setattr(Asset, "place", overtaken)
+        monkeypatch.setattr(_ensure, "_write_assets", overtaken)
         right = True
         ensure_assets(tmp_path / "right")
         assert_whole(tmp_path / "right")
@@ -352,12 +367,13 @@ print([os.waitpid(child, 0)[1] for child in children].count(0))
                     os.waitpid(writer.pid, os.WUNTRACED)
                 temporaries = list(folder.glob(".supermachine-*.tmp"))
                 ensure_assets(folder)
-                swept = not any(temporary.exists() for temporary in temporaries)
+                kept = all(temporary.exists() for temporary in temporaries)
             finally:
                 writer.send_signal(signal.SIGCONT)
             assert writer.wait() == 0
             assert_whole(folder)
-            if temporaries and swept:
+            assert kept, "a writer that was only suspended lost its file"
+            if temporaries:
                 return
         pytest.fail("never stopped in the middle of a file")
 
@@ -365,7 +381,7 @@ print([os.waitpid(child, 0)[1] for child in children].count(0))
 KILLER = """\
 import os, pathlib, random, signal, sys, time, hashlib, mmap, contextlib
 import supermachine_kernel
-from supermachine_kernel import ASSETS, _ensure, _write, ensure_assets
+from supermachine_kernel import ASSETS, _ensure, _proof, _write, ensure_assets
 
 folder, times = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 contents = {asset.name: asset.read_bytes() for asset in ASSETS}
@@ -398,11 +414,11 @@ while rounds < times or rounds < 4 * times and (cut < times // 4 or not abandone
     for path in folder.iterdir():
         if path.name in contents:
             assert path.read_bytes() in (b"old", contents[path.name]), f"torn: {path}"
-        else:
+        elif path.name != _proof.NAME:
             assert path.name.startswith(".supermachine-") and path.name.endswith(".tmp"), path
             abandoned += 1
     ensure_assets(folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == contents
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != _proof.NAME} == contents
 print(rounds, cut, abandoned)
 """
 
@@ -474,16 +490,27 @@ for asset in supermachine_kernel.ASSETS:
         """Else the tests above would see nothing."""
         assert "False" in self.after("extract", tmp_path, "mkfs.ext4").values()
 
-    def test_every_file_and_folder_is_synced_in_order(self, tmp_path: Path) -> None:
+    def test_content_is_flushed_before_names_and_names_before_the_proof(self, tmp_path: Path) -> None:
         strace, trace = disk.tool("strace", "strace"), tmp_path / "trace"
-        options = ["-f", "-y", "-e", "trace=fsync,rename", "-o", str(trace)]
+        options = ["-f", "-y", "-e", "trace=fsync,rename,renameat,renameat2", "-o", str(trace)]
         program = "import supermachine_kernel, sys; supermachine_kernel.ensure_assets(sys.argv[1])"
         command = [strace, *options, sys.executable, "-c", program, str(tmp_path / "a" / "set")]
         subprocess.run(command, check=True, cwd=tmp_path, timeout=120)
-        text = re.sub(r"[.]supermachine-[^\"<>]*", "TEMPORARY", trace.read_text().replace(str(tmp_path), "T"))
-        calls = [f"{call} {path}" for call, path in re.findall(r'(fsync|rename)[(](?:[0-9]+<|")(T[^">]*)[">]', text)]
-        each = ["fsync T/a/set/TEMPORARY", "rename T/a/set/TEMPORARY", "fsync T/a/set"]
-        assert calls == ["fsync T/a", "fsync T", *each * 4]
+        text = trace.read_text().replace(str(tmp_path), "T")
+        calls = []
+        for line in text.splitlines():
+            flushed = re.search(r"fsync\([0-9]+<(T[^>]*)>", line)
+            renamed = re.search(r'rename.*, "([^"]*)"\)', line)
+            if flushed:
+                calls.append("flush " + re.sub(r"[.]supermachine-[^/]*", "TEMPORARY", flushed.group(1)))
+            elif renamed:
+                calls.append("rename " + renamed.group(1))
+        assert calls == [
+            *["flush T/a/set/TEMPORARY"] * 4,
+            *[f"rename {asset.name}" for asset in ASSETS],
+            *["flush T/a/set", "flush T/a", "flush T"],
+            f"rename {_proof.NAME}",
+        ]
 
 
 def test_a_socket_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

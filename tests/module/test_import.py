@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import errno
 import json
@@ -92,6 +93,24 @@ def test_an_error_that_the_system_did_not_raise_has_no_number() -> None:
             assert (error.errno, error.filename) == (None, None)
 
 
+def imports_of(path: Path) -> set[str]:
+    """The modules of this package that a module of it imports anywhere, also inside a function."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            found.update([node.module] if node.module else [alias.name for alias in node.names])
+    return found
+
+
+def test_no_module_imports_one_that_imports_it(installed: Path) -> None:
+    graph = {path.stem: imports_of(path) for path in (installed / "supermachine_kernel").glob("*.py")}
+    assert {"_read", "_folder"} < graph["_write"]
+    while graph:
+        grounded = {name for name, needs in graph.items() if not needs & set(graph)}
+        assert grounded, f"a circle among {sorted(graph)}"
+        graph = {name: needs for name, needs in graph.items() if name not in grounded}
+
+
 def test_import_loads_nothing_but_its_own_modules(installed: Path) -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); before = set(sys.modules)\n"
@@ -157,14 +176,15 @@ def test_bytes_are_kept() -> None:
     assert supermachine_kernel.SMPARK_KO_BYTES is supermachine_kernel.SMPARK_KO_BYTES
 
 
-def test_without_a_manifest_it_imports_and_says_what_to_do(damaged: Path) -> None:
+def test_without_a_manifest_it_imports_and_says_what_to_do(module_copy: Path) -> None:
     """A copy that left the generated module behind."""
-    (damaged / "supermachine_kernel" / "_manifest.py").unlink()
-    done = child.python("import supermachine_kernel; print(supermachine_kernel.__version__)", site=damaged)
+    (module_copy / "supermachine_kernel" / "_manifest.py").unlink()
+    done = child.python("import supermachine_kernel; print(supermachine_kernel.__version__)", site=module_copy)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == supermachine_kernel.__version__.partition("+")[0]
     uses = ("KERNEL_LEN", "KERNEL_BYTES", "MANIFEST", "KERNEL.path", "ensure_assets('never')", "verify()")
-    for message in child.errors_of([f"supermachine_kernel.{use}" for use in uses], site=damaged):
-        assert message.startswith(f"AssetMissingError: {damaged / 'supermachine_kernel' / 'assets'}: expected ")
+    for use, message in zip(uses, child.errors_of([f"supermachine_kernel.{use}" for use in uses], site=module_copy)):
+        kind = "AssetConstantError" if use.isupper() else "AssetMissingError"
+        assert message.startswith(f"{kind}: {module_copy / 'supermachine_kernel' / 'assets'}: expected ")
         assert "found none; " in message
         assert "install the wheel again" in message

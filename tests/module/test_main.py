@@ -116,15 +116,15 @@ class TestPath:
             "path": str(folder / "kernel"),
         }
 
-    def test_missing_is_one_line_and_1(self, damaged: Path) -> None:
-        path = damaged / "supermachine_kernel" / "assets" / "kernel"
+    def test_missing_is_one_line_and_1(self, module_copy: Path) -> None:
+        path = module_copy / "supermachine_kernel" / "assets" / "kernel"
         path.unlink()
         for arguments in (["path"], ["path", "kernel"]):
-            done = child.command_line(*arguments, site=damaged)
+            done = child.command_line(*arguments, site=module_copy)
             assert (done.returncode, done.stdout) == (1, "")
             assert done.stderr.startswith(f"supermachine-kernel: error: {path}: expected a file of ")
             assert len(done.stderr.splitlines()) == 1
-            done = child.command_line(*arguments, "--json", site=damaged)
+            done = child.command_line(*arguments, "--json", site=module_copy)
             assert done.returncode == 1
             assert len(done.stderr.splitlines()) == 1
             failed = json.loads(done.stdout)
@@ -136,9 +136,9 @@ class TestPath:
             assert failed["error"]["cure"].startswith("install the wheel again")
 
     @pytest.mark.skipif(sys.platform == "darwin", reason="APFS has no names that are not UTF-8")
-    def test_a_folder_that_is_not_utf_8_goes_out_as_it_is(self, damaged: Path) -> None:
-        odd = os.fsencode(damaged.parent) + b"/s\xffte"
-        os.rename(damaged, odd)
+    def test_a_folder_that_is_not_utf_8_goes_out_as_it_is(self, module_copy: Path) -> None:
+        odd = os.fsencode(module_copy.parent) + b"/s\xffte"
+        os.rename(module_copy, odd)
         command = [sys.executable, "-m", "supermachine_kernel", "path", "kernel"]
         environment = {**os.environb, b"PYTHONPATH": odd, b"LC_ALL": b"C.UTF-8"}
         done = subprocess.run(command, env=environment, cwd=odd, capture_output=True, check=True)
@@ -190,10 +190,10 @@ class TestVerify:
         assert found["ok"] is True
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_one_flipped_byte_is_1_and_named(self, name: str, damaged: Path) -> None:
-        path = damaged / "supermachine_kernel" / "assets" / name
+    def test_one_flipped_byte_is_1_and_named(self, name: str, module_copy: Path) -> None:
+        path = module_copy / "supermachine_kernel" / "assets" / name
         self.flip(path)
-        done = child.command_line("verify", site=damaged)
+        done = child.command_line("verify", site=module_copy)
         assert done.returncode == 1
         (line,) = done.stderr.splitlines()
         assert line.startswith(f"supermachine-kernel: error: {path}: expected SHA-256 ")
@@ -201,19 +201,19 @@ class TestVerify:
             [each, "bad" if each == name else "ok"] for each in NAMES
         ]
 
-    def test_every_bad_one_is_listed(self, damaged: Path) -> None:
+    def test_every_bad_one_is_listed(self, module_copy: Path) -> None:
         for name in ("kernel", "smpark.ko"):
-            self.flip(damaged / "supermachine_kernel" / "assets" / name)
-        done = child.command_line("verify", site=damaged)
+            self.flip(module_copy / "supermachine_kernel" / "assets" / name)
+        done = child.command_line("verify", site=module_copy)
         assert done.returncode == 1
         assert len(done.stderr.splitlines()) == 2
-        done = child.command_line("verify", "--json", site=damaged)
+        done = child.command_line("verify", "--json", site=module_copy)
         assert (done.returncode, done.stderr) == (1, "")
         found = json.loads(done.stdout)
         assert [file["name"] for file in found["files"] if not file["ok"]] == ["kernel", "smpark.ko"]
         assert all((file["error"] is None) == file["ok"] for file in found["files"])
         error = found["files"][0]["error"]
-        assert error["subject"] == str(damaged / "supermachine_kernel" / "assets" / "kernel")
+        assert error["subject"] == str(module_copy / "supermachine_kernel" / "assets" / "kernel")
         assert error["cure"].startswith("install the wheel again")
 
     def test_a_folder_and_an_app(self, tmp_path: Path) -> None:

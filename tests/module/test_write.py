@@ -24,11 +24,14 @@ from supermachine_kernel import (
     KERNEL,
     SMPARK_KO,
     Asset,
+    AssetError,
     DestinationError,
     DestinationIsDirectoryError,
     DestinationMissingError,
+    _read,
     _write,
 )
+from supermachine_kernel._folder import Folder
 from tests.support import child, disk
 
 each_asset = pytest.mark.parametrize("asset", ASSETS, ids=[asset.name for asset in ASSETS])
@@ -51,16 +54,23 @@ def test_extract_puts_the_content_there_and_returns_the_path(asset: Asset, tmp_p
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize("verify", [False, True])
 @pytest.mark.parametrize("difference", [-1, 1])
-def test_a_source_that_changed_its_size_goes_nowhere(difference: int, tmp_path: Path) -> None:
-    """As an installation does that is replaced while it is copied."""
+def test_an_asset_that_changes_its_size_while_it_is_copied_goes_nowhere(
+    difference: int, verify: bool, tmp_path: Path
+) -> None:
+    """As an installation does that is replaced meanwhile: the asset is blamed, not the destination."""
     (tmp_path / "file").write_text("mine")
-    size = SMPARK_KO.size + difference
-    with SMPARK_KO.path.open("rb") as reader, pytest.raises(DestinationError) as refused:
-        _write.place_file(reader, tmp_path / "file", size=size)
-    assert str(refused.value).startswith(
-        f"{tmp_path / 'file'}: expected to write {size} bytes, found a source of {SMPARK_KO.size}, which changed "
-    )
+    source = tmp_path / "source"
+    source.write_bytes(SMPARK_KO.read_bytes())
+    with _read.AssetReader(str(source), SMPARK_KO.size, SMPARK_KO.sha256) as reader, Folder(str(tmp_path)) as folder:
+        with source.open("r+b") as changing:
+            changing.truncate(SMPARK_KO.size + difference)
+        with pytest.raises(AssetError) as refused:
+            _write.write_files(folder, [("file", None, reader)], verify=verify)
+    found = SMPARK_KO.size + difference
+    assert str(refused.value).startswith(f"{source}: expected {SMPARK_KO.size} bytes, found {found}; ")
+    source.unlink()
     assert os.listdir(tmp_path) == ["file"]
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -170,8 +180,7 @@ def test_modes_are_those_of_the_table_or_the_process(asset: Asset, mask: int, tm
 def test_a_umask_that_forbids_to_write_is_the_results_alone(mask: int, tmp_path: Path) -> None:
     program = """\
 os.umask(int(sys.argv[2]))
-place_file(reader, "file", size=len(content))
-place_bytes(content, "bytes")
+write_files(folder, [("file", None, reader), ("bytes", None, content)])
 """
     as_nobody(program, tmp_path, mask)
     for name in ("file", "bytes"):
@@ -181,7 +190,7 @@ place_bytes(content, "bytes")
 
 
 def test_a_folder_that_may_be_written_to_but_not_be_listed(tmp_path: Path) -> None:
-    as_nobody('place_bytes(content, "file", durable=True)', tmp_path, mode=0o333)
+    as_nobody('write_files(folder, [("file", None, content)], durable=True); folder.flush()', tmp_path, mode=0o333)
     assert (tmp_path / "file").read_bytes() == SMPARK_KO.read_bytes()
 
 
@@ -190,16 +199,14 @@ def as_nobody(program: str, folder: Path, *arguments: object, mode: int = 0o777)
     start = """\
 import os, sys
 from supermachine_kernel import SMPARK_KO
-from supermachine_kernel._write import place_bytes, place_file
+from supermachine_kernel._folder import Folder
+from supermachine_kernel._write import write_files
 os.chdir(sys.argv[1])
 content = SMPARK_KO.read_bytes()
-with SMPARK_KO.path.open("rb") as reader:
-    place_file(reader, "first", size=len(content), durable=True)
-    place_bytes(content, "first", durable=True)
-    os.unlink("first")
-    reader.seek(0)
+with SMPARK_KO.open() as reader:
     os.geteuid() or os.setuid(65534)
-    exec(sys.argv.pop())
+    with Folder(".") as folder:
+        exec(sys.argv.pop())
 """
     folder.chmod(mode)
     done = child.python(start, folder, *arguments, program)
@@ -207,11 +214,11 @@ with SMPARK_KO.path.open("rb") as reader:
     assert done.returncode == 0, done.stderr
 
 
-def test_modes_come_right_though_the_installer_lost_them(damaged: Path, tmp_path: Path) -> None:
+def test_modes_come_right_though_the_installer_lost_them(module_copy: Path, tmp_path: Path) -> None:
     for asset in ASSETS:
-        (damaged / "supermachine_kernel" / "assets" / asset.name).chmod(0o600)
+        (module_copy / "supermachine_kernel" / "assets" / asset.name).chmod(0o600)
     program = "import os, sys, supermachine_kernel as k; os.umask(0o022); k.extract_all_to(sys.argv[1])"
-    done = child.python(program, tmp_path / "out", site=damaged)
+    done = child.python(program, tmp_path / "out", site=module_copy)
     assert done.returncode == 0, done.stderr
     modes = {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in (tmp_path / "out").iterdir()}
     assert modes == {asset.name: oct(asset.mode) for asset in ASSETS}

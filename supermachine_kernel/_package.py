@@ -1,0 +1,75 @@
+"""Where this package lies, what its manifest says, and whether an archive holds it."""
+
+import _thread
+import os
+
+from ._version import VERSION
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Optional
+
+try:
+    from ._manifest import MANIFEST as MANIFEST
+except ImportError:  # a source checkout, or an editable install that found no assets
+    MANIFEST = None  # type: ignore[assignment]
+except Exception:  # a damaged file: whoever asks for the manifest is told, not whoever imports this package
+    MANIFEST = {}
+
+try:
+    DIRECTORY = os.path.dirname(os.path.abspath(__file__))
+except NameError:  # an importer that knows no files: nothing is found below a device
+    DIRECTORY = os.path.join(os.devnull, "supermachine_kernel")
+"""The package's folder, as an absolute path: the current folder may be another by the time it is used."""
+
+ASSETS_DIRECTORY = os.path.join(DIRECTORY, "assets")
+
+LOADING = _thread.RLock()
+"""Held while a public call imports what it needs.
+
+A child of fork inherits the locks of imports that other threads were in the middle of, and nobody releases them
+there. So a fork waits for this lock.
+"""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=LOADING.acquire, after_in_parent=LOADING.release, after_in_child=LOADING.release)
+
+
+def installed_version() -> str:
+    """The version of the assets that are here, with the label of a build of other than the locked ones."""
+    return VERSION if not isinstance(MANIFEST, dict) else str(MANIFEST.get("version", VERSION))
+
+
+def archive() -> "Optional[str]":
+    """The archive that holds this package, or None. What exists of the path to the package ends there."""
+    path = DIRECTORY
+    while not os.path.exists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    return path if os.path.isfile(path) else None
+
+
+def has_changed() -> bool:
+    """Whether another version was installed over this one since it was imported: its manifest is another."""
+    try:
+        content = read_file("_manifest.py")
+    except Exception:  # none, or one that cannot be read: it says nothing of another version
+        return False
+    digest: Any = MANIFEST.get("set_digest") if isinstance(MANIFEST, dict) else None
+    return str(digest).encode() not in content
+
+
+def read_file(name: str) -> bytes:
+    """The content of a small file of this package, also in an archive. Raises OSError, KeyError or a zip's errors."""
+    path = os.path.join(DIRECTORY, name)
+    holder = archive()
+    if holder is None:
+        with open(path, "rb") as file:
+            return file.read()
+    with LOADING:
+        import zipfile
+    with zipfile.ZipFile(holder) as opened:
+        return opened.read(member(holder, path))
+
+
+def member(holder: str, path: str) -> str:
+    """The name by which the archive `holder` has the file at `path`."""
+    return os.path.relpath(path, holder).replace(os.sep, "/")
