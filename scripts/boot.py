@@ -53,9 +53,9 @@ class Stage(NamedTuple):
 
 STAGES = (
     Stage("kernel", r"Linux version \S+"),
-    Stage("init-oci", r"^init-oci: guest contract 1$"),
-    Stage("smpark.ko", r"^init-oci: /smpark\.ko loaded, /dev/smpark is there$"),
-    Stage("overlay root", r"^init-oci: overlay root on /container \(folder\)$"),
+    Stage("init-oci", r"^init-oci: guest contract 2$"),
+    Stage("smpark.ko", r"^init-oci: /supermachine-smpark\.ko loaded, /dev/smpark is there$"),
+    Stage("overlay root", r"^init-oci: overlay root on 1 layers, upper tmpfs$"),
     Stage("entrypoint", r"^selftest: pid1: ok: .*"),
     Stage("writable root", r"^selftest: root: ok: .*"),
     Stage("PARK and UNPARK", r"^selftest: smpark: ok: .*"),
@@ -132,7 +132,7 @@ def make_initramfs(folder: Path) -> bytes:
     initramfs = Initramfs()
     agent = (folder / "supermachine-agent").read_bytes()
     initramfs.file("init", (folder / "init-oci").read_bytes(), 0o755)
-    initramfs.file("smpark.ko", (folder / "smpark.ko").read_bytes())
+    initramfs.file("supermachine-smpark.ko", (folder / "smpark.ko").read_bytes())
     initramfs.file("supermachine-agent", agent, 0o755)
     initramfs.file("init-oci.conf", f"lower=/{CONTAINER}\narg=/{PROGRAM}\narg=selftest\n".encode())
     initramfs.file(f"{CONTAINER}/{PROGRAM}", agent, 0o755)

@@ -74,14 +74,26 @@ static bool open_standard_files(void)
 	return true;
 }
 
+/* What init-oci has given the agent is not for its commands. */
+static void forget_init(void)
+{
+	const char *socket = getenv("SUPERMACHINE_INIT");
+
+	if (socket)
+		fcntl(atoi(socket), F_SETFD, FD_CLOEXEC);
+	unsetenv("SUPERMACHINE_INIT");
+}
+
 int main(int argc, char **argv)
 {
 	if (!open_standard_files()) {
 		fprintf(stderr, "supermachine-agent: a standard file is closed, and /dev/null: %s\n", strerror(errno));
 		return 125;
 	}
-	if (argc == 1 || (argc == 2 && !strcmp(argv[1], "serve")))
+	if (argc == 1 || (argc == 2 && !strcmp(argv[1], "serve"))) {
+		forget_init();
 		return serve();
+	}
 	if (!strcmp(argv[1], "exec"))
 		return exec_main(argc - 2, argv + 2);
 	if (!strcmp(argv[1], "selftest"))

@@ -25,6 +25,7 @@ PACKAGE_OF = {
     "xz": "xz-utils",
     "git": "git",
     "gcc": "gcc",
+    "cppcheck": "cppcheck",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
     "arm-linux-gnueabi-as": "binutils-arm-linux-gnueabi",
     "patchelf": "patchelf",

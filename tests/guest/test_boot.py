@@ -71,7 +71,7 @@ def test_folder_passes_on_one_cpu(built_set: Path) -> None:
     assert re.fullmatch(rf"PASS: {len(STAGES)} stages in \d+ ms", result)
     assert [re.split(r" ms  ", line)[1].startswith(stage.name) for line, stage in zip(stages, STAGES)] == [True] * 10
     assert "parked and released 0 of 1 CPUs" in done.stdout
-    assert re.search(r"^ *\d+ ms  init-oci: guest contract 1$", done.stderr, re.MULTILINE)
+    assert re.search(r"^ *\d+ ms  init-oci: guest contract 2$", done.stderr, re.MULTILINE)
 
 
 @pytest.mark.slow
@@ -147,8 +147,9 @@ def test_kernel_that_qemu_refuses(broken: Path) -> None:
     [(0, None), (1, "QEMU ended with 1 after 30 ms"), (None, "the time limit of 5 s ended the boot")],
 )
 def test_every_stage_and_another_ending(status: int | None, failure: str | None) -> None:
-    said = ["Linux version 6.12.1", "init-oci: guest contract 1", "init-oci: /smpark.ko loaded, /dev/smpark is there"]
-    said += ["init-oci: overlay root on /container (folder)", "selftest: pid1: ok: 1", "selftest: root: ok: /"]
+    said = ["Linux version 6.12.1", "init-oci: guest contract 2"]
+    said += ["init-oci: /supermachine-smpark.ko loaded, /dev/smpark is there"]
+    said += ["init-oci: overlay root on 1 layers, upper tmpfs", "selftest: pid1: ok: 1", "selftest: root: ok: /"]
     said += ["selftest: smpark: ok: 3", "selftest: agent: ok: ran", "init-oci: exit status 0", "reboot: Power down"]
     boot = Boot([Line(ms, text) for ms, text in enumerate(said)], status, 30)
     reached = stages_of(boot)

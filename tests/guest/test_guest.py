@@ -1,42 +1,24 @@
-"""The guest contract of docs/guest-contract.md, in guests that are booted with it."""
+"""The agent and smpark by the guest contract, docs/guest-contract.md, in guests that are booted with it."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import re
 import struct
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from scripts.guest import qemu
-from scripts.machine.packages import install_commands
 from tests.support import guest
-from tests.support.guest import Container, assert_ended_well, boot, said
+from tests.support.guest import Container, assert_ended_well, boot, configuration, said, scripted
 
 pytestmark = pytest.mark.slow
 
 EXEC, STDIN, SIGNAL, STDOUT, STDERR, EXIT = 1, 2, 3, 16, 17, 18
 FRAME_LIMIT = 1 << 20
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-def configuration(*argv: str, **keys: str) -> str:
-    """An init-oci.conf: what to run, with the container as the image unless a key says otherwise."""
-    lines = [f"{key}={value}" for key, value in {"lower": "/container", **keys}.items()]
-    lines += [f"arg={word}" for word in argv]
-    return "\n".join(lines).replace("\\", "\\\\") + "\n"
-
-
-def scripted(assets: Path, script: str) -> Container:
-    """A container with tests/guest/`script` and the agent, which is a caller too."""
-    container = Container()
-    container.file(f"bin/{script}", (guest.SOURCES / script).read_bytes(), 0o755)
-    container.file("bin/supermachine-agent", (assets / "supermachine-agent").read_bytes(), 0o755)
-    return container
 
 
 def frame(kind: int, payload: bytes = b"") -> bytes:
@@ -61,157 +43,6 @@ def frames(data: bytes) -> list[tuple[int, bytes]]:
 
 def output(answer: list[tuple[int, bytes]], kind: int) -> bytes:
     return b"".join(payload for found, payload in answer if found == kind)
-
-
-def test_entrypoint(built_set: Path, tmp_path: Path) -> None:
-    """What the entrypoint finds: arguments, environment, folders, mounts, and PID 1 at its duties."""
-    words = {"cwd": "/made/for/it", "hostname": "micro", "env": "GREETING=hello = world"}
-    config = configuration("entrypoint.sh", "two words", "back\\slash", **words)
-    config = "# a comment\n\n" + config + "env=TWO_LINES=a\\nb"
-    seen = boot(built_set, tmp_path, config, scripted(built_set, "entrypoint.sh"))
-    assert_ended_well(seen)
-    assert said(seen, "arg: ") == ["two words", "back\\slash"]
-    assert said(seen, "cwd: ") == ["/made/for/it"]
-    assert said(seen, "env: ") == [f"hello = world|{DEFAULT_PATH}|/root|micro"]
-    assert "two lines: a\nb\n" in seen.text
-    assert said(seen, "mount: ") == ["/dev/pts", "/dev/shm", "/proc", "/sys", "/sys/fs/cgroup"]
-    for word in ("ptmx", "fd", "stderr", "written", "trapped"):
-        assert said(seen, word) == [""], word
-    assert said(seen, "lo: ") == ["0x9"]
-    assert not said(seen, "/"), "nothing of the initramfs is in sight"
-    assert said(seen, "pid: ") != ["1"]
-    assert said(seen, "umask: ") == ["0022 0022"]
-    assert said(seen, "zombies: ") == ["0"]
-    assert said(seen, "init-oci: exit status ") == ["7"]
-    assert said(seen, "init-oci: guest contract ") == ["1"]
-    assert not said(seen, "init-oci: warning")
-
-
-@pytest.mark.parametrize(
-    ("user", "expected"),
-    [
-        ("app", "1000 1000 1000 44 50 /home/app"),
-        ("1000:staff", "1000 50 50 /home/app"),
-        ("4321", "4321 0 0 /"),
-    ],
-)
-def test_user(built_set: Path, tmp_path: Path, user: str, expected: str) -> None:
-    script = 'echo "who: $(id -u) $(id -g) $(id -G) $HOME"; echo again > /dev/stdout; kill -9 $$'
-    config = configuration("sh", "-c", script, user=user)
-    seen = boot(built_set, tmp_path, config, Container(), without=["supermachine-agent"])
-    assert_ended_well(seen)
-    who = said(seen, "who: ")[0].split()
-    assert [*who[:2], *sorted(who[2:-1], key=expected.split().index), who[-1]] == expected.split()
-    assert said(seen, "again") == [""], "the entrypoint may open its own console"
-    assert said(seen, "init-oci: exit status ") == ["137"]
-    assert said(seen, "init-oci: no /supermachine-agent") == [", so no agent"]
-
-
-def test_user_in_many_groups(built_set: Path, tmp_path: Path) -> None:
-    """More than musl's initgroups() takes, which is 32."""
-    container = Container()
-    gids = range(2000, 2200)
-    container.file("etc/group", "app:x:1000:\n" + "".join(f"g{gid}:x:{gid}:other,app\n" for gid in gids))
-    config = configuration("sh", "-c", "grep ^Groups: /proc/self/status", user="app")
-    seen = boot(built_set, tmp_path, config, container, without=["supermachine-agent"])
-    assert_ended_well(seen)
-    assert not said(seen, "init-oci: error: ")
-    assert [line.split() for line in said(seen, "Groups:")] == [[str(gid) for gid in (1000, *gids)]]
-
-
-@pytest.mark.parametrize("then", ["", "trap '' HUP; yes & sleep 1; "], ids=["stopped", "stopped and full"])
-def test_stopped_console(built_set: Path, tmp_path: Path, then: str) -> None:
-    """A Ctrl-S on the console stops its output, and nothing else."""
-    config = configuration("sh", "-c", f"echo READY; sleep 1; {then}exit 5")
-    seen = boot(built_set, tmp_path, config, Container(), typed={"READY": b"\x13"})
-    assert_ended_well(seen)
-    assert "init-oci: exit status 5" in seen.text
-
-
-@pytest.mark.parametrize(("kind", "named"), [("squashfs", None), ("erofs", None), ("ext4", "ext4")])
-def test_block_device(built_set: Path, tmp_path: Path, kind: str, named: str | None) -> None:
-    image = make_image(kind, tmp_path)
-    before = hashlib.sha256(image.read_bytes()).digest()
-    keys = {"lower": "/dev/vda", "upper_size": "8m", **({"fstype": named} if named else {})}
-    fill = "head -c 9000000 /dev/zero > /big 2> /dev/null || echo too big"
-    config = configuration("sh", "-c", f"echo changed > /etc/passwd; cat /etc/passwd; {fill}", **keys)
-    drive = ["-drive", f"file={image},format=raw,if=none,id=lower,readonly=on"]
-    drive += ["-device", "virtio-blk-device,drive=lower"]
-    seen = boot(built_set, tmp_path, config, without=["supermachine-agent"], extra=drive)
-    assert_ended_well(seen)
-    assert said(seen, "init-oci: overlay root on /dev/vda ") == [f"({kind})"]
-    assert said(seen, "changed") == [""]
-    assert said(seen, "too big") == [""]
-    assert said(seen, "init-oci: exit status ") == ["0"]
-    assert hashlib.sha256(image.read_bytes()).digest() == before
-
-
-def make_image(kind: str, scratch: Path) -> Path:
-    folder, image = scratch / "root", scratch / "image"
-    folder.mkdir()
-    Container().into_folder(folder)
-    commands = {
-        "squashfs": ["mksquashfs", str(folder), str(image), "-comp", "zstd", "-quiet", "-no-progress"],
-        "erofs": ["mkfs.erofs", str(image), str(folder)],
-        "ext4": ["mkfs.ext4", "-q", "-d", str(folder), str(image), "16m"],
-    }
-    install_commands([commands[kind][0]])
-    subprocess.run(commands[kind], check=True, stdout=subprocess.DEVNULL)
-    return image
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (None, "/init-oci.conf: No such file or directory; the host puts it into the initramfs"),
-        ("lower=/container\nentrypoint=/bin/sh\n", '/init-oci.conf:2: unknown key "entrypoint"'),
-        ("lower=/a\nlower=/b\n", "/init-oci.conf:2: lower is there twice"),
-        ("arg=a\\tb\n", "/init-oci.conf:1: a backslash is followed by n or another backslash"),
-        ("lower=/container\n", "/init-oci.conf: no arg=, the entrypoint and its arguments"),
-        ("lower=/dev/vdz\narg=a\n", "lower /dev/vdz: No such file or directory"),
-        ("lower=/dev/vda\narg=a\n", "lower /dev/vda is no squashfs, erofs or ext4 that can be mounted"),
-        ("lower=/container\nuser=nobody\narg=a\n", 'user "nobody" is not in the image\'s /etc/passwd'),
-    ],
-)
-def test_error_powers_off(built_set: Path, tmp_path: Path, config: str | None, message: str) -> None:
-    extra = []
-    if config and "vda" in config:
-        (tmp_path / "noise").write_bytes(b"no file system " * 4096)
-        extra = ["-drive", f"file={tmp_path}/noise,format=raw,if=none,id=d", "-device", "virtio-blk-device,drive=d"]
-    seen = boot(built_set, tmp_path, config, Container(), without=["supermachine-agent", "smpark.ko"], extra=extra)
-    assert_ended_well(seen)
-    assert said(seen, "init-oci: error: ") == [message]
-    assert not said(seen, "init-oci: exit status ")
-
-
-@pytest.mark.parametrize(
-    ("program", "reason", "status"),
-    [
-        ("missing", "No such file or directory", 127),
-        ("/bin/damaged", "Exec format error", 126),
-    ],
-)
-def test_entrypoint_that_cannot_run(built_set: Path, tmp_path: Path, program: str, reason: str, status: int) -> None:
-    container = Container()
-    container.file("bin/damaged", b"\x7fELF and no more", 0o755)
-    seen = boot(built_set, tmp_path, f"lower=/container\narg={program}\n", container, without=["supermachine-agent"])
-    assert_ended_well(seen)
-    assert said(seen, "init-oci: error: ") == [f"cannot run the entrypoint {program}: {reason}"]
-    assert said(seen, "init-oci: exit status ") == [str(status)]
-
-
-@pytest.mark.parametrize("fault", ["absent", "truncated"])
-def test_module_that_does_not_load(built_set: Path, tmp_path: Path, fault: str) -> None:
-    module = (built_set / "smpark.ko").read_bytes()
-    without = ["smpark.ko"] if fault == "absent" else []
-    damaged = {"smpark.ko": module[: len(module) // 2]}
-    config = configuration("sh", "-c", "echo ran")
-    seen = boot(built_set, tmp_path, config, Container(), without=without, instead=damaged)
-    assert_ended_well(seen)
-    reason = ": No such file or directory" if fault == "absent" else " refused: Exec format error"
-    assert said(seen, "init-oci: warning: ") == [f"/smpark.ko{reason}; going on without it"]
-    assert said(seen, "ran") == [""]
-    assert said(seen, "init-oci: exit status ") == ["0"]
 
 
 @pytest.mark.parametrize("cpus", [1, 4])

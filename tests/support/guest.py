@@ -18,8 +18,9 @@ SOURCES = Path(__file__).resolve().parents[1] / "guest"
 LIMIT = 90.0
 """Seconds a boot may take; far more than it does, for a machine that does many things at once."""
 
-APPLETS = ["cat", "echo", "env", "grep", "head", "hexdump", "hostname", "id", "ls", "ps", "pwd", "rm"]
-APPLETS += ["seq", "sh", "sleep", "sort", "su", "touch", "true", "wc", "yes"]
+APPLETS = ["cat", "cut", "df", "dmesg", "echo", "env", "grep", "head", "hexdump", "hostname", "id", "ip", "ls", "mkdir"]
+APPLETS += ["mount", "nc", "poweroff", "ps", "pwd", "reboot", "rm", "seq", "sh", "sleep", "sort", "su", "tail", "touch"]
+APPLETS += ["tr", "true", "tty", "umount", "wc", "yes"]
 PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n"
 GROUP = "root:x:0:\napp:x:1000:\nstaff:x:50:app\nvideo:x:44:app\n"
 
@@ -52,6 +53,23 @@ class Container:
             (folder / name).symlink_to(target)
 
 
+def configuration(*argv: str, **keys: str | Sequence[str]) -> str:
+    """An init-oci.conf: what to run, with the container as the image unless a key says otherwise."""
+    pairs = [("arg", word) for word in argv]
+    for key, value in {"lower": "/container", **keys}.items():
+        pairs += [(key, one) for one in ([value] if isinstance(value, str) else value)]
+    escaped = [(key, value.replace("\\", "\\\\").replace("\n", "\\n")) for key, value in pairs]
+    return "".join(f"{key}={value}\n" for key, value in escaped)
+
+
+def scripted(assets: Path, script: str) -> Container:
+    """A container with tests/guest/`script` and the agent, which is a caller too."""
+    container = Container()
+    container.file(f"bin/{script}", (SOURCES / script).read_bytes(), 0o755)
+    container.file("bin/supermachine-agent", (assets / "supermachine-agent").read_bytes(), 0o755)
+    return container
+
+
 def boot(
     assets: Path,
     scratch: Path,
@@ -73,7 +91,7 @@ def boot(
     initramfs = Initramfs()
     for name, place, mode in (
         ("init-oci", "init", 0o755),
-        ("smpark.ko", "smpark.ko", 0o644),
+        ("smpark.ko", "supermachine-smpark.ko", 0o644),
         ("supermachine-agent", "supermachine-agent", 0o755),
     ):
         if name not in without:

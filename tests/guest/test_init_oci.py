@@ -1,0 +1,216 @@
+"""init-oci by the guest contract, docs/guest-contract.md: what it finds, mounts, starts and says, in booted guests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.guest import Container, assert_ended_well, boot, configuration, said, scripted
+
+pytestmark = pytest.mark.slow
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+MODULE = "/supermachine-smpark.ko"
+
+
+def test_the_entrypoint_finds_its_arguments_its_mounts_and_a_reaper(built_set: Path, tmp_path: Path) -> None:
+    words = {"cwd": "/made/for/it", "hostname": "micro", "env": ["GREETING=hello = world", "TWO_LINES=a\nb"]}
+    config = "# a comment\n\n" + configuration("entrypoint.sh", "two words", "back\\slash", **words)
+    seen = boot(built_set, tmp_path, config, scripted(built_set, "entrypoint.sh"))
+    assert_ended_well(seen)
+    assert said(seen, "arg: ") == ["two words", "back\\slash"]
+    assert said(seen, "cwd: ") == ["/made/for/it"]
+    assert said(seen, "env: ") == [f"hello = world|{DEFAULT_PATH}|/root|micro"]
+    assert "two lines: a\nb\n" in seen.text
+    assert said(seen, "mount: ") == ["/dev/mqueue", "/dev/pts", "/dev/shm", "/proc", "/sys", "/sys/fs/cgroup"]
+    for word in ("ptmx", "fd", "stderr", "written", "no terminal", "a line without an endtrapped"):
+        assert said(seen, word) == [""], word
+    assert said(seen, "input: ") == ["0"], "the input is at its end"
+    assert said(seen, "lo: ") == ["0x9"]
+    assert not said(seen, "/"), "nothing of the initramfs is in sight"
+    assert said(seen, "pid: ") == ["2 of init-oci"]
+    assert said(seen, "umask: ") == ["0022 0022"]
+    assert said(seen, "zombies: ") == ["0"]
+    assert said(seen, "init-oci: exit status ") == ["7"]
+    assert said(seen, "init-oci: guest contract ") == ["2"]
+    assert said(seen, "init-oci: entrypoint ") == ["entrypoint.sh as 0:0 in /made/for/it"]
+    assert said(seen, f"init-oci: {MODULE} ") == ["loaded, /dev/smpark is there"]
+    assert not said(seen, "init-oci: warning")
+
+
+def test_the_host_sets_rights_limits_settings_names_and_addresses(built_set: Path, tmp_path: Path) -> None:
+    container = scripted(built_set, "surroundings.sh")
+    container.file("etc/secret/key", "secret")
+    container.links["etc/resolv.conf"] = "/run/systemd/resolve/stub-resolv.conf"
+    config = configuration(
+        "surroundings.sh",
+        user="app:staff",
+        group=["video", "4711"],
+        capability=["CAP_NET_RAW", "CHOWN"],
+        no_new_privs="yes",
+        rlimit="core=0:unlimited",
+        sysctl="net.core.somaxconn=1234",
+        hostname="micro",
+        hosts="10.0.2.2 host\n",
+        resolv_conf="nameserver 10.0.2.3\n",
+        shm_size="3m",
+        mask=["/proc/config.gz", "/etc/secret", "/not/there"],
+        address=["eth0=10.0.2.15/24", "eth0=fd00::15/64"],
+        gateway=["10.0.2.2", "fe80::2"],
+        stdout_prefix="out ",
+        stderr_prefix="err ",
+    )
+    network = ["-netdev", "user,id=n", "-device", "virtio-net-device,netdev=n"]
+    seen = boot(built_set, tmp_path, config, container, extra=network)
+    assert_ended_well(seen)
+    expected = {
+        "files": "1048576 1048576",
+        "core": "0 unlimited",
+        "somaxconn": "1234",
+        "ports": "0",
+        "ping": "0 2147483647",
+        "groups": "50 44 4711",
+        "CapBnd": "0000000000002001",
+        "CapEff": "0000000000000000",
+        "NoNewPrivs": "1",
+        "hostname": "micro micro",
+        "hosts": "10.0.2.2 host",
+        "resolver": "nameserver 10.0.2.3",
+        "shm": "3072",
+        "fuse": "can be opened",
+        "masked file": "0",
+        "masked folder": "0 read-only",
+        "eth0": "inet 10.0.2.15/24",
+    }
+    assert {name: said(seen, f"out {name}: ")[0] for name in expected} == expected
+    assert said(seen, "out resolver is no link") == [""]
+    assert said(seen, "out inet6 ") == ["fd00::15/64"]
+    (route,) = said(seen, "out route: ")
+    assert "default via 10.0.2.2 dev eth0" in route and "default via fe80::2 dev eth0" in route
+    assert said(seen, "out port 80 ") == ["is open to us"]
+    assert said(seen, "err to ") == ["error"]
+    halves = ["out half of a line", "err between", "out  and the other"]
+    assert [line.text for line in seen.lines if line.text in halves] == halves, "a line is of one stream"
+
+
+@pytest.mark.parametrize(
+    ("user", "expected"),
+    [
+        ("app", "1000 1000 1000 44 50 /home/app"),
+        ("1000:staff", "1000 50 50 /home/app"),
+        ("4321", "4321 0 0 /"),
+    ],
+)
+def test_the_user_is_one_of_the_image_or_a_number(built_set: Path, tmp_path: Path, user: str, expected: str) -> None:
+    script = 'echo "who: $(id -u) $(id -g) $(id -G) $HOME"; cat /etc/hostname /etc/hosts; '
+    script += "echo again > /dev/stdout; kill -9 $$"
+    config = configuration("sh", "-c", script, user=user)
+    container = Container()
+    container.file("etc/hostname", "of-the-image\n")
+    container.file("etc/hosts", "" if user == "app" else "127.0.0.1 its-own\n")
+    seen = boot(built_set, tmp_path, config, container, without=["supermachine-agent"])
+    assert_ended_well(seen)
+    who = said(seen, "who: ")[0].split()
+    assert [*who[:2], *sorted(who[2:-1], key=expected.split().index), who[-1]] == expected.split()
+    assert said(seen, "of-the-image") == [""]
+    assert said(seen, "127.0.0.1") == (["\tlocalhost"] if user == "app" else [" its-own"])
+    assert said(seen, "127.0.1.1") == (["\tof-the-image"] if user == "app" else [])
+    assert said(seen, "again") == [""], "the entrypoint may open its own output"
+    assert said(seen, "init-oci: exit status ") == ["137"]
+    assert said(seen, "init-oci: no /supermachine-agent") == [", so no agent"]
+
+
+def test_a_user_may_be_in_more_groups_than_the_c_library_takes(built_set: Path, tmp_path: Path) -> None:
+    """musl's initgroups() takes 32."""
+    container = Container()
+    gids = range(2000, 2200)
+    container.file("etc/group", "app:x:1000:\n" + "".join(f"g{gid}:x:{gid}:other,app\n" for gid in gids))
+    config = configuration("sh", "-c", "grep ^Groups: /proc/self/status", user="app")
+    seen = boot(built_set, tmp_path, config, container, without=["supermachine-agent"])
+    assert_ended_well(seen)
+    assert not said(seen, "init-oci: error: ")
+    assert [line.split() for line in said(seen, "Groups:")] == [[str(gid) for gid in (1000, *gids)]]
+
+
+@pytest.mark.parametrize("then", ["", "trap '' HUP; yes & sleep 1; "], ids=["stopped", "stopped and full"])
+@pytest.mark.parametrize("tty", ["yes", "no"])
+def test_a_stopped_console_stops_its_output_and_nothing_else(
+    built_set: Path, tmp_path: Path, then: str, tty: str
+) -> None:
+    """A Ctrl-S is typed on it."""
+    config = configuration("sh", "-c", f"tty; echo READY; sleep 1; {then}exit 5", tty=tty)
+    seen = boot(built_set, tmp_path, config, Container(), typed={"READY": b"\x13"})
+    assert_ended_well(seen)
+    assert said(seen, "/dev/") == (["console"] if tty == "yes" else [])
+    assert "init-oci: exit status 5" in seen.text
+
+
+def test_a_flood_of_output_arrives_whole_and_in_order(built_set: Path, tmp_path: Path) -> None:
+    script = "seq 1 20000; seq 1 1000 >&2; printf end"
+    config = configuration("sh", "-c", script, stdout_prefix="o", stderr_prefix="e")
+    seen = boot(built_set, tmp_path, config, Container(), without=["supermachine-agent"])
+    assert_ended_well(seen)
+    lines = [line.text for line in seen.lines]
+    assert [line for line in lines if line.startswith("o")] == [*(f"o{n}" for n in range(1, 20001)), "oend"]
+    assert [line for line in lines if line.startswith("e") and line[1:].isdigit()] == [f"e{n}" for n in range(1, 1001)]
+    assert said(seen, "init-oci: exit status ") == ["0"], "a line of its own, though the output did not end one"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "/init-oci.conf: No such file or directory; the host puts it into the initramfs"),
+        ("lower=/container\nentrypoint=/bin/sh\n", '/init-oci.conf:2: unknown key "entrypoint"'),
+        ("lower=/dev/vdz\narg=a\n", "lower /dev/vdz: No such file or directory"),
+        ("lower=/dev/vda\narg=a\n", "lower /dev/vda is no squashfs, erofs or ext4 that can be mounted"),
+        ("lower=/container\nuser=nobody\narg=a\n", 'user "nobody" is not in the image\'s /etc/passwd'),
+        ("lower=/container\nhold=exec\narg=a\n", "hold=exec: there is no /supermachine-agent that could be told to "),
+        ("lower=/container\nmount=tag:/share\narg=a\n", "volume tag: no virtio-fs share has this tag, or it cannot"),
+    ],
+)
+def test_what_goes_wrong_is_one_line_and_a_power_off(
+    built_set: Path, tmp_path: Path, config: str | None, message: str
+) -> None:
+    extra = []
+    if config and "vda" in config:
+        (tmp_path / "noise").write_bytes(b"no file system " * 4096)
+        extra = ["-drive", f"file={tmp_path}/noise,format=raw,if=none,id=d", "-device", "virtio-blk-device,drive=d"]
+    seen = boot(built_set, tmp_path, config, Container(), without=["supermachine-agent", "smpark.ko"], extra=extra)
+    assert_ended_well(seen)
+    (error,) = said(seen, "init-oci: error: ")
+    assert error.startswith(message)
+    assert not said(seen, "init-oci: exit status ")
+
+
+@pytest.mark.parametrize("pid1", ["yes", "no"])
+@pytest.mark.parametrize(
+    ("program", "reason", "status"),
+    [
+        ("missing", "No such file or directory", 127),
+        ("/bin/damaged", "Exec format error", 126),
+    ],
+)
+def test_an_entrypoint_that_cannot_run_has_the_exit_status_of_a_shell(
+    built_set: Path, tmp_path: Path, program: str, reason: str, status: int, pid1: str
+) -> None:
+    container = Container()
+    container.file("bin/damaged", b"\x7fELF and no more", 0o755)
+    seen = boot(built_set, tmp_path, configuration(program, pid1=pid1), container, without=["supermachine-agent"])
+    assert_ended_well(seen)
+    assert said(seen, "init-oci: error: ") == [f"cannot run the entrypoint {program}: {reason}"]
+    assert said(seen, "init-oci: exit status ") == [str(status)]
+
+
+@pytest.mark.parametrize("fault", ["absent", "truncated"])
+def test_a_module_that_does_not_load_is_a_warning(built_set: Path, tmp_path: Path, fault: str) -> None:
+    module = (built_set / "smpark.ko").read_bytes()
+    without = ["smpark.ko"] if fault == "absent" else []
+    damaged = {"smpark.ko": module[: len(module) // 2]}
+    config = configuration("sh", "-c", "echo ran")
+    seen = boot(built_set, tmp_path, config, Container(), without=without, instead=damaged)
+    assert_ended_well(seen)
+    reason = ": No such file or directory" if fault == "absent" else " refused: Exec format error"
+    assert said(seen, "init-oci: warning: ") == [f"{MODULE}{reason}; going on without it"]
+    assert said(seen, "ran") == [""]
+    assert said(seen, "init-oci: exit status ") == ["0"]
