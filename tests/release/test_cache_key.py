@@ -35,7 +35,7 @@ def append(path: Path, text: str) -> None:
 
 def change_everything_beside(checkout: Path) -> None:
     """Edits everywhere but in what the assets are made from."""
-    for name in ("README.md", "CHANGELOG.md", "kernel-build/README.md", "kernel-build/patches/aarch64/README.md"):
+    for name in ("README.md", "CHANGELOG.md", "kernel-build/README.md", "kernel-build/patches/README.md"):
         append(checkout / name, "\nA sentence more.\n")
     for name in ("supermachine_kernel/_write.py", "scripts/wheel.py", "tests/conftest.py", "tests/test_new.py"):
         append(checkout / name, "\n# a comment more\n")
@@ -54,7 +54,7 @@ def test_the_inputs_of_the_build(unlocked_checkout: Path) -> None:
     seen = {key}
     for name, text in {
         "config/aarch64.config": "# CONFIG_ANOTHER is not set\n",
-        "patches/aarch64/0001-a-patch.patch": "a patch\n",
+        "patches/0001-a-patch.patch": "a patch\n",
         "smpark/smpark.c": "/* more */\n",
         "init-oci/init-oci.c": "/* more */\n",
         "agent/more.h": "/* more */\n",
