@@ -3,10 +3,16 @@
 Python puts the folder of the program that it starts first on the path. That would be scripts/, in which the project's
 packages are not found, and in which wheel.py and test.py would hide the packages wheel and test. A program that a
 test imports has a package (`__package__`), and finds everything already.
+
+Until the program runs, an interrupt (Ctrl-C) ends the process as it ends any other, without Python's traceback.
 """
 
+import signal
 import sys
 from pathlib import Path
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 SCRIPTS = Path(__file__).resolve().parent
 if sys.path[:1] == [str(SCRIPTS)]:  # not so with -P and -I

@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import runpy
+
+if not __package__:
+    runpy.run_path(f"{__file__.rpartition('/')[0]}/_path.py")
+
 import argparse
 import base64
 import configparser
@@ -11,7 +16,6 @@ import io
 import itertools
 import json
 import re
-import runpy
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,9 +24,6 @@ from email.parser import HeaderParser
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-if not __package__:
-    runpy.run_path(str(Path(__file__).with_name("_path.py")))
 
 from scripts.asset_build.digests import file_sha256, set_digest
 from scripts.asset_build.errors import BuildError, plain
@@ -33,6 +34,7 @@ from scripts.asset_build.wheel.archive import mode_in_wheel, write_wheel
 from scripts.asset_build.wheel.package_data import manifest_of, manifest_source
 from scripts.asset_build.wheel.sbom import SBOM_FOLDER, SBOM_NAME, UNKNOWN, format_sbom, sbom_of, serial_number
 from scripts.asset_build.wheel.verify import VerifiedSet, verify_contents
+from scripts.machine.arguments import existing_file, existing_folder
 from scripts.machine.program import run_program
 from supermachine_kernel._assets import ASSETS, KERNEL
 from supermachine_kernel._version import VERSION
@@ -120,13 +122,7 @@ class Wheel:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 every link holds, 1 one does not, 2 usage."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    for path in (options.wheel, options.lock):
-        if not path.is_file():
-            parser.error(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}")
-    if options.installed is not None and not options.installed.is_dir():
-        parser.error(f"{options.installed}: expected a site-packages folder, found none")
+    options = _parser().parse_args(arguments)
     links: list[Link] = []
     failed = None
     try:
@@ -492,11 +488,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("wheel", type=Path, help="the wheel to audit")
+    parser.add_argument("wheel", type=existing_file, help="the wheel to audit")
     parser.add_argument(
-        "--lock", type=Path, default=PROJECT / LOCK_NAME, help=f"the lock of that version (default: {LOCK_NAME} here)"
+        "--lock",
+        type=existing_file,
+        default=PROJECT / LOCK_NAME,
+        help=f"the version's lock (default: {LOCK_NAME} here)",
     )
-    parser.add_argument("--installed", type=Path, metavar="DIR", help="a site-packages folder it is installed in")
+    parser.add_argument(
+        "--installed", type=existing_folder, metavar="DIR", help="the site-packages folder it is installed in"
+    )
     parser.add_argument("--json", action="store_true", help="print the chain as JSON")
     return parser
 

@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import runpy
+
+if not __package__:
+    runpy.run_path(f"{__file__.rpartition('/')[0]}/_path.py")
+
 import argparse
 import contextlib
 import hashlib
 import json
 import os
-import runpy
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -20,9 +23,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Callable
-
-if not __package__:
-    runpy.run_path(str(Path(__file__).with_name("_path.py")))
 
 from scripts.asset_build.digests import file_sha256
 from scripts.asset_build.paths import PROJECT
@@ -32,14 +32,15 @@ from scripts.machine.build import checked_wheel
 from scripts.machine.errors import SetupError, WheelError
 from scripts.machine.install import install
 from scripts.machine.packages import install_commands
-from scripts.machine.program import log, run_program
+from scripts.machine.program import log, report_error, run_program
+from supermachine_kernel import SupermachineKernelError
 from supermachine_kernel._version import VERSION
 
 MIB = 1 << 20
 
 
-class BenchError(Exception):
-    """Why there is no figure."""
+class BenchError(SupermachineKernelError):
+    """There is no figure."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _kernel_like(size: int) -> Iterator[bytes]:
     """`size` pieces of 1 MiB of a real kernel, its bytes exchanged anew each time through, so that no part recurs."""
     kernel = PROJECT / "kernel-build" / "out" / "aarch64" / "kernel"
     if not kernel.is_file():
-        raise BenchError(f"{kernel}: expected a built kernel, found none; run bash kernel-build/scripts/build.sh")
+        raise BenchError(str(kernel), "a built kernel", "none", "run bash kernel-build/scripts/build.sh")
     content = kernel.read_bytes()
     pieces = len(content) // MIB
     for index in range(size):
@@ -153,7 +154,7 @@ def _fetch(python: Path, url: str, asset: _Published, cache: Path, *, empty: boo
     command = [str(python), "-c", _FETCH, asset.name, *asset.numbers]
     done = subprocess.run(command, cwd=PROJECT, env=inside, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BenchError(f"the fetch failed: {done.stderr.strip()}")
+        raise BenchError("the fetch", "to succeed", done.stderr.strip())
     seconds, peak = json.loads(done.stdout)
     return seconds, peak
 
@@ -165,7 +166,7 @@ def _curl_and_xz(url: str, asset: _Published, out: Path) -> float:
     subprocess.run(["bash", "-c", pipe, "bash", address, str(out)], check=True)
     seconds = time.perf_counter() - started
     if out.stat().st_size != asset.size:
-        raise BenchError(f"{out}: expected {asset.size} bytes, found {out.stat().st_size}")
+        raise BenchError(str(out), f"{asset.size} bytes", str(out.stat().st_size))
     out.unlink()
     return seconds
 
@@ -173,7 +174,7 @@ def _curl_and_xz(url: str, asset: _Published, out: Path) -> float:
 @contextlib.contextmanager
 def _file_server(python: Path, base: Path) -> Iterator[str]:
     base.mkdir()
-    command = [str(python), "-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(base), "0"]
+    command = [str(python), "-I", "-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(base), "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         assert server.stdout
         try:
@@ -277,7 +278,7 @@ def _module(python: Path, site: Path, out: Path) -> dict[str, float]:
     inside = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run(command, cwd=out, env=inside, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BenchError(f"the module failed: {done.stderr.strip()}")
+        raise BenchError("the module", "to succeed", done.stderr.strip())
     shutil.rmtree(out)
     took: dict[str, float] = json.loads(done.stdout)
     return took
@@ -301,8 +302,7 @@ def main(arguments: list[str] | None = None) -> int:
             log(f"--- {name}")
             results[name] = BENCHMARKS[name](options.rounds)
     except (BenchError, SetupError, WheelError) as error:
-        print(f"bench.py: {error}", file=sys.stderr)
-        return 1
+        return report_error(error, as_json=options.json)
     if options.json:
         print(json.dumps({name: [asdict(figure) for figure in figures] for name, figures in results.items()}, indent=2))
     else:

@@ -3,23 +3,25 @@
 
 from __future__ import annotations
 
+import runpy
+
+if not __package__:
+    runpy.run_path(f"{__file__.rpartition('/')[0]}/_path.py")
+
 import argparse
 import json
 import os
 import re
-import runpy
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-if not __package__:
-    runpy.run_path(str(Path(__file__).with_name("_path.py")))
-
 from scripts.guest import qemu
 from scripts.guest.initramfs import Initramfs
 from scripts.machine import environments
+from scripts.machine.arguments import existing
 from scripts.machine.errors import SetupError, WheelError
 from scripts.machine.install import install as install_wheel
 from scripts.machine.packages import install_commands
@@ -193,7 +195,7 @@ def _print(boot: qemu.Boot, reached: list[Reached], failure: str | None) -> None
 
 
 def _source(text: str) -> Path:
-    path = Path(text)
+    path = existing(text)
     if not path.is_dir() and not (path.is_file() and path.suffix == ".whl"):
         raise argparse.ArgumentTypeError(f"{text}: expected a wheel or a folder with the four assets")
     return path.absolute()

@@ -3,23 +3,21 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import runpy
-import subprocess
-import sys
-from pathlib import Path
 
 if not __package__:
-    runpy.run_path(str(Path(__file__).with_name("_path.py")))
+    runpy.run_path(f"{__file__.rpartition('/')[0]}/_path.py")
+
+import argparse
+import json
 
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.lock import LOCK_NAME, read_lock
 from scripts.asset_build.paths import PROJECT
-from scripts.machine.program import run_program
+from scripts.machine.build import inputs_digest
+from scripts.machine.errors import WheelError
+from scripts.machine.program import report_error, run_program
 from supermachine_kernel._assets import SET
-
-BUILD = PROJECT / "kernel-build" / "scripts" / "build.sh"
 
 EPILOG = f"""\
 The key is the set digest in {LOCK_NAME} when the lock holds the assets of this version. Before that it is the
@@ -35,28 +33,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         source, digest = cache_key()
-    except BuildError as error:
-        print(f"cache_key.py: {error}", file=sys.stderr)
-        return 1
+    except (BuildError, WheelError) as error:
+        return report_error(error, as_json=options.json)
     print(json.dumps({"key": digest, "source": source}) if options.json else digest)
     return 0
 
 
 def cache_key() -> tuple[str, str]:
-    """("lock" or "inputs", the digest in hexadecimal). Raises BuildError."""
+    """("lock" or "inputs", the digest in hexadecimal). Raises BuildError or WheelError."""
     locked = read_lock(PROJECT).set(SET)
     if locked is not None:
         return "lock", locked.digest
-    return "inputs", _inputs_digest()
-
-
-def _inputs_digest() -> str:
-    done = subprocess.run(["bash", str(BUILD), "--print-digest"], capture_output=True, text=True, check=False)
-    digest = done.stdout.strip()
-    if done.returncode or len(digest) != 64:
-        found = done.stderr.strip() or f"exit status {done.returncode} and {digest!r}"
-        raise BuildError(f"{BUILD.relative_to(PROJECT)} --print-digest: expected a digest, found: {found}")
-    return digest
+    return "inputs", inputs_digest()
 
 
 def _parser() -> argparse.ArgumentParser:

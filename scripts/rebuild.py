@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import runpy
+
+if not __package__:
+    runpy.run_path(f"{__file__.rpartition('/')[0]}/_path.py")
+
 import argparse
 import difflib
 import hashlib
 import json
 import os
-import runpy
 import shutil
 import sys
 import tempfile
@@ -18,14 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-if not __package__:
-    runpy.run_path(str(Path(__file__).with_name("_path.py")))
-
 from scripts.asset_build import frontend
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.paths import PROJECT
 from scripts.asset_build.wheel.sources import BUILD_INFO, tree_candidates
 from scripts.machine import environments
+from scripts.machine.arguments import existing_file
 from scripts.machine.errors import SetupError
 from scripts.machine.program import log, run_program
 from supermachine_kernel._assets import ASSETS, SET
@@ -63,11 +65,7 @@ class Difference:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 identical, 1 not, 2 usage."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if not options.wheel.is_file():
-        found = "a folder" if options.wheel.is_dir() else "nothing"
-        parser.error(f"{options.wheel}: expected a wheel, found {found}")
+    options = _parser().parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory(prefix="supermachine-kernel-rebuild-") as folder:
             rebuilt = rebuild(options.wheel, Path(folder))
@@ -210,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("wheel", type=Path, help="the wheel to rebuild")
+    parser.add_argument("wheel", type=existing_file, help="the wheel to rebuild")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 

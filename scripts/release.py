@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
+import runpy
+
+if not __package__:
+    runpy.run_path(f"{__file__.rpartition('/')[0]}/_path.py")
+
 import argparse
 import hashlib
 import importlib.util
 import json
 import os
-import runpy
 import sys
 from pathlib import Path
 from typing import Any
-
-if not __package__:
-    runpy.run_path(str(Path(__file__).with_name("_path.py")))
 
 from scripts.asset_build.atomic_write import write_atomically
 from scripts.asset_build.errors import BuildError
@@ -24,8 +25,9 @@ from scripts.asset_build.release_layout import release_folder
 from scripts.asset_build.wheel.sources import resolve
 from scripts.asset_build.wheel.verify import verify_set
 from scripts.machine import environments
+from scripts.machine.arguments import output_file, output_folder
 from scripts.machine.errors import SetupError
-from scripts.machine.program import log, run_program
+from scripts.machine.program import log, report_error, run_program
 from supermachine_kernel._assets import SET
 from supermachine_kernel._version import VERSION
 
@@ -46,14 +48,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 done, 1 not, 2 usage."""
     options = _parser().parse_args(arguments)
     try:
+        if not all(importlib.util.find_spec(name) for name in ("requests", "tqdm")):
+            os.execv(python := str(environments.ensure("build")), [python, *sys.argv])
         report = options.run(options)
     except (BuildError, SetupError) as error:
-        print(f"release.py: {error}", file=sys.stderr)
-        return 1
+        return report_error(error, as_json=options.json)
     except OSError as error:
-        place = error.filename or getattr(options, "out", options.lock)  # a full disk names no file
-        print(f"release.py: {place}: cannot be read or written: {error.strerror}; name another folder", file=sys.stderr)
-        return 1
+        place = error.filename or getattr(options, "out", None) or options.lock  # a full disk names no file
+        found = error.strerror or str(error)
+        explained = SetupError(str(place), "a place to read and write", found, "name another folder")
+        return report_error(explained, as_json=options.json)
     print(json.dumps(report, indent=2) if options.json else _text(report))
     return 0
 
@@ -142,13 +146,6 @@ def _base(text: str) -> str:
     return text
 
 
-def _folder(text: str) -> Path:
-    path = Path(text)
-    if path.exists() and not path.is_dir():
-        raise argparse.ArgumentTypeError(f"{path}: expected a folder, found a file")
-    return path
-
-
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=raw)
@@ -161,24 +158,25 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     staged = command("stage", stage)
-    staged.add_argument("--out", type=_folder, required=True, help="folder for v<version>/: the release base")
+    staged.add_argument("--out", type=output_folder, required=True, help="folder for v<version>/: the release base")
     locked = command("lock", lock)
     locked.add_argument(
         "--from", dest="base", type=_base, required=True, metavar="BASE", help="https, http or file URL, or folder"
     )
     for writes_lock in (staged, locked):
         writes_lock.add_argument(
-            "--lock", type=Path, default=PROJECT / LOCK_NAME, help=f"the lock (default: {LOCK_NAME} of the checkout)"
+            "--lock",
+            type=output_file,
+            default=PROJECT / LOCK_NAME,
+            help=f"the lock (default: {LOCK_NAME} here)",
         )
         writes_lock.add_argument("--dry-run", action="store_true", help="show what would change, write nothing")
         writes_lock.add_argument(
             "--replace", action="store_true", help="let another set take the place of the one locked for this version"
         )
-    command("source", source).add_argument("--out", type=_folder, required=True, help="folder for the archive")
+    command("source", source).add_argument("--out", type=output_folder, required=True, help="folder for the archive")
     return parser
 
 
 if __name__ == "__main__":
-    if not all(importlib.util.find_spec(name) for name in ("requests", "tqdm")):
-        os.execv(python := str(environments.ensure("build")), [python, *sys.argv])
     run_program(main)

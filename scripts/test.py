@@ -3,19 +3,21 @@
 
 from __future__ import annotations
 
+import runpy
+
+if not __package__:
+    runpy.run_path(f"{__file__.rpartition('/')[0]}/_path.py")
+
 import argparse
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-
-if not __package__:
-    runpy.run_path(str(Path(__file__).with_name("_path.py")))
 
 from scripts.asset_build.paths import PROJECT
 from scripts.machine import environments
@@ -29,7 +31,7 @@ QUICK = ("-m", "not slow")
 SUPPORTED = ("3.9", "3.10", "3.11", "3.12", "3.13")
 
 EPILOG = """\
-stages: ruff, mypy, the assets from source (cached), the wheel, pytest, and the tests of the installed module
+steps: ruff, mypy, the assets from source (cached), the wheel, pytest, and the tests of the installed module
 (tests/module) on every other supported Python that is found. Arguments after -- go to pytest.
 
 examples:
@@ -39,12 +41,12 @@ examples:
 """
 
 
-class StageFailed(Exception):
-    """The name of the stage that was not good; its output has been shown."""
+class StepError(Exception):
+    """The name of the step that failed; its output has been shown."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the stages; the exit status: 0 all good, 1 a stage failed, 2 usage."""
+    """Run the steps; the exit status: 0 all good, 1 a step failed, 2 usage."""
     options = _parser().parse_args(arguments)
     started = time.monotonic()
     try:
@@ -53,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (SetupError, WheelError) as error:
         print(f"test.py: {error}", file=sys.stderr)
         return 1
-    except StageFailed as failed:
+    except StepError as failed:
         print(f"test.py: {failed} failed after {time.monotonic() - started:.0f} s", file=sys.stderr)
         return 1
     print(f"test.py: all good in {time.monotonic() - started:.0f} s", file=sys.stderr)
@@ -61,22 +63,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(folder: Path, *, quick: bool, pytest_arguments: list[str]) -> None:
-    """The stages, in order. Raises StageFailed, SetupError or WheelError."""
+    """The steps, in order. Raises StepError, SetupError or WheelError."""
     if not quick and sys.platform == "linux":
         install_commands()
     python = environments.ensure("test")
-    _stage("ruff format", [python, "-m", "ruff", "format", "--check", "--quiet", "."])
-    _stage("ruff", [python, "-m", "ruff", "check", "--quiet", "."])
-    _stage("mypy", [python, "-m", "mypy"])
+    _run_step("ruff format", python, ["ruff", "format", "--check", "--quiet", "."])
+    _run_step("ruff", python, ["ruff", "check", "--quiet", "."])
+    _run_step("mypy", python, ["mypy"])
     if sys.platform == "linux":
         build_assets()
     installed = _installed(python, folder)
     select = QUICK if quick else ()
-    _stage("pytest", [python, "-m", "pytest", "-n", "2", *select, *pytest_arguments], installed)
+    _run_step("pytest", python, ["pytest", "-n", "2", *select, *pytest_arguments], installed)
     if not quick:
         for version, other in other_pythons().items():
             module = environments.ensure("module", other)
-            _stage(f"module on {version}", [module, "-m", "pytest", "-n", "2", *QUICK, "tests/module"], installed)
+            _run_step(f"module on {version}", module, ["pytest", "-n", "2", *QUICK, "tests/module"], installed)
 
 
 def other_pythons() -> dict[str, str]:
@@ -97,7 +99,7 @@ def other_pythons() -> dict[str, str]:
 def _is(python: str, version: str) -> bool:
     """A pyenv shim is on the PATH even where it leads to nothing."""
     program = "import sys; print('%d.%d' % sys.version_info[:2])"
-    done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run([python, "-I", "-c", program], capture_output=True, text=True, check=False)
     return done.returncode == 0 and done.stdout.strip() == version
 
 
@@ -110,14 +112,13 @@ def _installed(python: Path, folder: Path) -> dict[str, str]:
     return {"SUPERMACHINE_TEST_WHEEL": report["wheel"], "SUPERMACHINE_TEST_INSTALLED": str(site)}
 
 
-def _stage(name: str, command: list[str | Path], extra: dict[str, str] | None = None) -> None:
+def _run_step(name: str, python: Path, arguments: Sequence[str], extra: dict[str, str] | None = None) -> None:
     log(f"--- {name}")
     started = time.monotonic()
-    done = subprocess.run(
-        [str(part) for part in command], cwd=PROJECT, env={**os.environ, **(extra or {})}, check=False
-    )
+    inside = {**environments.variables(python), **(extra or {})}
+    done = subprocess.run([str(python), "-m", *arguments], cwd=PROJECT, env=inside, check=False)
     if done.returncode:
-        raise StageFailed(name)
+        raise StepError(name)
     log(f"--- {name}: {time.monotonic() - started:.0f} s")
 
 

@@ -3,19 +3,21 @@
 
 from __future__ import annotations
 
+import runpy
+
+if not __package__:
+    runpy.run_path(f"{__file__.rpartition('/')[0]}/_path.py")
+
 import argparse
+import contextlib
 import json
 import os
-import runpy
 import subprocess
-import sys
 import tempfile
+from collections.abc import Iterator
 from email.parser import Parser
 from pathlib import Path
 from typing import Any
-
-if not __package__:
-    runpy.run_path(str(Path(__file__).with_name("_path.py")))
 
 from scripts import audit
 from scripts.asset_build import frontend
@@ -23,10 +25,11 @@ from scripts.asset_build.errors import BuildError
 from scripts.asset_build.lock import LOCK_NAME
 from scripts.asset_build.paths import PROJECT
 from scripts.machine import environments
+from scripts.machine.arguments import output_folder
 from scripts.machine.build import build_assets
 from scripts.machine.errors import SetupError, WheelError
 from scripts.machine.install import install
-from scripts.machine.program import log, run_program
+from scripts.machine.program import log, report_error, run_program
 from supermachine_kernel._assets import ASSETS
 
 EPILOG = """\
@@ -51,12 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
             build_assets()
         report = build_wheel(options.out)
     except (BuildError, WheelError, SetupError) as error:
-        print(f"wheel.py: {error}", file=sys.stderr)
-        return 1
-    try:
-        print(json.dumps(report, indent=2) if options.json else _table(report), flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone; there is nothing left to flush
+        return report_error(error, as_json=options.json)
+    print(json.dumps(report, indent=2) if options.json else _table(report))
     return 0
 
 
@@ -67,10 +66,8 @@ def _refuse_other_sources() -> None:
     if "SUPERMACHINE_KERNEL_BUILD" in os.environ:  # set empty, it means no tree
         winning.append("SUPERMACHINE_KERNEL_BUILD")
     if winning:
-        raise WheelError(
-            f"--from-source: expected to build and take the tree kernel-build/, found {', '.join(winning)} set; "
-            "unset it, or leave --from-source away"
-        )
+        expected, found = "to build and take the tree kernel-build/", f"{', '.join(winning)} set"
+        raise WheelError("--from-source", expected, found, "unset it, or leave --from-source away")
 
 
 def build_wheel(out: Path) -> dict[str, Any]:
@@ -80,17 +77,33 @@ def build_wheel(out: Path) -> dict[str, Any]:
     """
     python = environments.ensure("build")
     out = out.absolute()
+    with _folder_in(out) as folder:
+        log("building the wheel")
+        built = frontend.build_wheel(python, PROJECT, folder, os.environ)
+        report = _check(python, built)
+        final = out / built.name
+        try:
+            built.replace(final)
+        except OSError as error:
+            raise _not_writable(final, error) from error
+    return {"wheel": str(final), **report}
+
+
+@contextlib.contextmanager
+def _folder_in(out: Path) -> Iterator[Path]:
+    """A new folder in `out`, so that the finished wheel is renamed and not copied."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".wheel-", dir=out) as folder:
-            log("building the wheel")
-            built = frontend.build_wheel(python, PROJECT, Path(folder), os.environ)
-            report = _check(python, built)
-            final = out / built.name
-            built.replace(final)
+        folder = tempfile.TemporaryDirectory(prefix=".wheel-", dir=out)
     except OSError as error:
-        raise WheelError(f"{out}: cannot be written: {error.strerror}; name another folder with --out") from error
-    return {"wheel": str(final), **report}
+        raise _not_writable(out, error) from error
+    with folder as name:
+        yield Path(name)
+
+
+def _not_writable(path: Path, error: OSError) -> WheelError:
+    found = error.strerror or str(error)
+    return WheelError(str(path), "a place that can be written", found, "name another folder with --out")
 
 
 def _check(python: Path, wheel: Path) -> dict[str, Any]:
@@ -102,12 +115,13 @@ def _check(python: Path, wheel: Path) -> dict[str, Any]:
         try:
             links = list(audit.audit(wheel, PROJECT / LOCK_NAME, target))
         except audit.AuditError as error:
-            raise WheelError(f"{wheel.name}: {error}") from error
+            raise WheelError(wheel.name, "a wheel that the audit passes", str(error)) from error
         command = [str(python), "-m", "supermachine_kernel", "verify"]
         inside = {**os.environ, "PYTHONPATH": str(target), "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(command, cwd=folder, env=inside, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise WheelError(f"{wheel.name}: does not verify once installed: {(done.stderr or done.stdout).strip()}")
+            found = (done.stderr or done.stdout).strip()
+            raise WheelError(wheel.name, "a wheel whose module verifies its assets once installed", found)
     log(f"  {len(links)} links of the audit hold")
     content = audit.read_wheel(wheel)
     fields = Parser().parsestr(content.metadata("WHEEL").decode())
@@ -144,7 +158,9 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--from-source", action="store_true", help="build the assets first (kernel-build/)")
-    parser.add_argument("--out", type=Path, default=PROJECT / "dist", help="folder for the wheel (default: dist/)")
+    parser.add_argument(
+        "--out", type=output_folder, default=PROJECT / "dist", help="where the wheel goes (default: dist/)"
+    )
     parser.add_argument("--json", action="store_true", help="print what was built as JSON")
     return parser
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from ..asset_build.paths import PROJECT
+from .environments import without_pythons_own
 from .errors import WheelError
 from .program import log
+
+BUILD_SCRIPT = "kernel-build/scripts/build.sh"
 
 
 def build_assets() -> None:
@@ -19,17 +23,36 @@ def build_assets() -> None:
     Raises WheelError.
     """
     log("building the assets from source")
-    script = PROJECT / "kernel-build" / "scripts" / "build.sh"
-    done = subprocess.run(["bash", str(script)], stdout=sys.stderr, check=False)
+    done = _run_build_script(stdout=2)
     if done.returncode:
-        raise WheelError(f"{script.relative_to(PROJECT)} ended with {done.returncode}; its message is above")
+        raise WheelError(BUILD_SCRIPT, "to succeed", f"exit status {done.returncode}", "its message is above")
+
+
+def inputs_digest() -> str:
+    """The digest, in hexadecimal, of all that the assets are built from. Raises WheelError."""
+    done = _run_build_script("--print-digest", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    digest = done.stdout.strip()
+    if done.returncode or len(digest) != 64:
+        found = done.stderr.strip() or f"exit status {done.returncode} and {digest!r}"
+        raise WheelError(f"{BUILD_SCRIPT} --print-digest", "a digest", found)
+    return digest
+
+
+def _run_build_script(*options: str, stdout: int, stderr: int | None = None) -> subprocess.CompletedProcess[str]:
+    command = ["bash", str(PROJECT / BUILD_SCRIPT), *options]
+    try:
+        return subprocess.run(command, stdout=stdout, stderr=stderr, text=True, check=False)
+    except OSError as error:
+        found, cure = error.strerror or str(error), f"{BUILD_SCRIPT} needs bash on the PATH"
+        raise WheelError("bash", "a program that can be run", found, cure) from error
 
 
 def checked_wheel(out: Path) -> dict[str, Any]:
     """Run scripts/wheel.py, which builds the wheel into `out` and checks it; its report. Raises WheelError."""
     command = [sys.executable, str(PROJECT / "scripts" / "wheel.py"), "--json", "--out", str(out)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    inside = without_pythons_own(os.environ)
+    done = subprocess.run(command, env=inside, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise WheelError(f"scripts/wheel.py ended with {done.returncode}; its message is above")
+        raise WheelError("scripts/wheel.py", "to succeed", f"exit status {done.returncode}", "its message is above")
     report: dict[str, Any] = json.loads(done.stdout)
     return report

@@ -1,9 +1,12 @@
-"""The project's folder in the user's cache, where programs keep what they make once."""
+"""The project's folder in the user's cache, where programs keep what they make once and run again."""
 
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
+import pwd
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,13 +16,65 @@ from ..asset_build.file_lock import file_lock
 from .errors import SetupError
 from .program import log
 
+_told: set[Path] = set()
+
 
 def cache_home() -> Path:
-    """The project's folder in the user's cache. Raises SetupError where there is no home folder."""
+    """The project's folder in the user's cache: what lies there is run, so nobody else may be able to write to it.
+
+    Root with the HOME of another user (sudo, a container) gets the folder in root's own home. Raises SetupError
+    where there is no such folder.
+    """
     try:
-        return user_cache(os.environ)
+        wanted = user_cache(os.environ)
     except BuildError as error:
-        raise SetupError(str(error)) from error
+        raise SetupError(*error.fields().values()) from error
+    reason = why_others_can_write(wanted)
+    if reason is None:
+        return wanted
+    with contextlib.suppress(KeyError):
+        own = user_cache({"HOME": pwd.getpwuid(os.geteuid()).pw_dir})
+        if why_others_can_write(own) is None:
+            if wanted not in _told:
+                log(f"{wanted} is left alone, since {reason}; {own} is used")
+                _told.add(wanted)
+            return own
+    expected = "a cache folder to which nobody else can write"
+    raise SetupError(str(wanted), expected, reason, "set XDG_CACHE_HOME to a folder of your own")
+
+
+def why_others_can_write(path: Path) -> str | None:
+    """Why somebody else than this user and root can change what lies at `path`; None if nobody can.
+
+    Judged are the folder and every folder on the way to it, those that links lead through too, as far as they exist.
+    """
+    for folder in dict.fromkeys([path, *path.parents, path.resolve(), *path.resolve().parents]):
+        try:
+            found = folder.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            return f"{folder} cannot be looked at: {error.strerror}"
+        if found.st_uid not in (os.geteuid(), 0):
+            return f"{folder} belongs to user id {found.st_uid}"
+        # In a sticky folder, as /tmp is, nobody can replace what is not theirs.
+        sticky = folder != path and found.st_mode & stat.S_ISVTX
+        if not sticky and found.st_mode & stat.S_IWOTH:
+            return f"everybody can write to {folder}"
+        if not sticky and found.st_mode & stat.S_IWGRP and not _is_group_of_one(found.st_gid):
+            return f"the group with id {found.st_gid} can write to {folder}"
+    return None
+
+
+def _is_group_of_one(group: int) -> bool:
+    """Whether it is root's or the user's own group, which many systems make for each user, without members."""
+    if group == 0:
+        return True
+    try:
+        found, user = grp.getgrgid(group), pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return False
+    return found.gr_gid == user.pw_gid and found.gr_name == user.pw_name and not {*found.gr_mem} - {user.pw_name}
 
 
 @contextlib.contextmanager
@@ -33,10 +88,8 @@ def locked(path: Path) -> Iterator[None]:
             path.parent.mkdir(parents=True, exist_ok=True)
             not_held = stack.enter_context(file_lock(path))
         except OSError as error:
-            raise SetupError(
-                f"{path.parent}: expected a cache folder to write to, found: {error.strerror}; "
-                "set XDG_CACHE_HOME to one"
-            ) from error
+            found, cure = error.strerror or str(error), "set XDG_CACHE_HOME to another"
+            raise SetupError(str(path.parent), "a cache folder to write to", found, cure) from error
         if not_held:
             log(f"warning: {path}: cannot be locked ({not_held}); run one program of this project at a time")
         yield

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
 from ..asset_build.guest_sets import wheel_row
+from .environments import without_pips
 from .errors import WheelError
 
 AS_ON_A_MAC = ("--platform", wheel_row().platform_tag, "--only-binary=:all:")
@@ -16,8 +18,9 @@ AS_ON_A_MAC_VARIABLES = {"PIP_PLATFORM": wheel_row().platform_tag, "PIP_ONLY_BIN
 
 def install(python: Path, wheel: Path, target: Path) -> None:
     """Install the wheel, without a network, into the folder `target` with the pip of that Python. Raises WheelError."""
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
+    command = [str(python), "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
     command += ["--no-deps", *AS_ON_A_MAC, "--target", str(target), str(wheel)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    inside = without_pips(os.environ)
+    done = subprocess.run(command, env=inside, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise WheelError(f"{wheel.name}: pip does not install it: {done.stderr.strip()}")
+        raise WheelError(wheel.name, "a wheel that pip installs", done.stderr.strip())

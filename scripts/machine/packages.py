@@ -48,12 +48,12 @@ def install_commands(commands: Iterable[str] = PACKAGE_OF) -> None:
 def install_packages(packages: list[str]) -> None:
     """Install Debian packages, as root or through sudo. Raises SetupError with the command to run instead."""
     install = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
-    by_hand = f"run: sudo {' '.join(install)}"
+    subject, expected, by_hand = ", ".join(packages), "to be installed", f"run: sudo {' '.join(install)}"
     if shutil.which("apt-get") is None:
-        raise SetupError(f"expected {', '.join(packages)} to be installed, and there is no apt-get here; install them")
+        raise SetupError(subject, expected, "no apt-get that could do it", "install them by hand")
     prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
     if prefix and shutil.which("sudo") is None:
-        raise SetupError(f"{', '.join(packages)} missing, and no right to install it; {by_hand}")
+        raise SetupError(subject, expected, "no right to do it, and no sudo", by_hand)
     log(f"installing {', '.join(packages)}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     # apt itself waits for dpkg's lock, and not for the lock of its package lists.
@@ -62,4 +62,4 @@ def install_packages(packages: list[str]) -> None:
             done = subprocess.run([*prefix, *command], env=environment, capture_output=True, text=True, check=False)
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-                raise SetupError(f"{', '.join(packages)}: apt-get ended with {done.returncode}: {last}; {by_hand}")
+                raise SetupError(subject, expected, f"that apt-get ended with {done.returncode}: {last}", by_hand)

@@ -200,14 +200,14 @@ def test_wheel_that_is_none(tmp_path: Path) -> None:
     done = run(wheel)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"boot.py: {wheel.name}: pip does not install it: ERROR: ")
+    assert line.startswith(f"boot.py: {wheel.name}: expected a wheel that pip installs, found ERROR: ")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "the following arguments are required: WHEEL_OR_DIR"),
-        (["/no/such.whl"], "/no/such.whl: expected a wheel or a folder with the four assets"),
+        (["/no/such.whl"], "/no/such.whl: expected a file or a folder, found nothing"),
         ([__file__], f"{__file__}: expected a wheel or a folder with the four assets"),
         ([".", "--cpus", "9"], "9: expected a number from 1 to 8"),
         ([".", "--timeout", "0"], "0: expected a number of seconds above 0"),
@@ -229,4 +229,4 @@ def test_help() -> None:
 def test_without_qemu(tmp_path: Path) -> None:
     done = run(tmp_path, path=tmp_path)  # a PATH without QEMU, and without the apt-get that would install it
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("boot.py: expected qemu-system-arm to be installed")
+    assert done.stderr.startswith("boot.py: qemu-system-arm: expected to be installed, found no apt-get")

@@ -163,7 +163,7 @@ def test_a_full_disk(project: Path, tmp_path: Path) -> None:
     done = disk.python_on_tmpfs(small, code, sys.executable, *stage, size="1m")
     assert (done.returncode, done.stdout) == (1, "")
     assert re.search(
-        rf"^release\.py: {small}/base.*: cannot be read or written: No space left on device; ",
+        rf"^release\.py: {small}/base.*: expected a place to read and write, found No space left on device; ",
         done.stderr,
         re.MULTILINE,
     )
