@@ -235,7 +235,7 @@ collect_inputs() {
         echo "source $source_sha"
         echo "toolchain $(tool_version gcc), $(tool_version ld)"
         cd "$HERE" && sha256sum "config/$SET.config" scripts/recipe.sh
-        for patch in "patches/$SET"/*.patch; do [[ ! -e $patch ]] || sha256sum "$patch"; done
+        for patch in patches/*.patch; do [[ ! -e $patch ]] || sha256sum "$patch"; done
     )
     kernel_digest=$(sha256sum <<< "$kernel_inputs" | cut -d ' ' -f 1)
     inputs_digest=$({
@@ -297,7 +297,7 @@ build_kernel() {
     local tree=$1/linux dest=$2
     mkdir -p "$1" "$dest"
     stage "unpacking $source" unpack_source "$source" "$tree"
-    stage "applying patches" apply_patches "$HERE/patches/$SET" "$tree"
+    stage "applying patches" apply_patches "$HERE/patches" "$tree"
     stage "configuring" configure "$HERE/config/$SET.config" "$tree"
     stage "compiling the kernel with $jobs jobs" compile_kernel "$tree" "$jobs"
     stage "packing its headers" pack_tree "$tree" "$dest/tree.tar.gz"
@@ -394,7 +394,7 @@ build_info() {
     printf '\n  },\n  "config_sha256": "%s",\n  "format": 1,\n' "$(file_digest "$2/config")"
     printf '  "inputs_sha256": "%s",\n  "kernel_release": "%s",\n  "patches": [' "$inputs_digest" "$release"
     separator=''
-    for patch in "$HERE/patches/$SET"/*.patch; do
+    for patch in "$HERE"/patches/*.patch; do
         [[ -e $patch ]] || continue
         printf '%s\n    {\n      "name": %s,\n      "sha256": "%s"\n    }' "$separator" \
             "$(json_string "${patch##*/}")" "$(file_digest "$patch")"

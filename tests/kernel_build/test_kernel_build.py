@@ -276,7 +276,7 @@ SMALL = Path(__file__)
 def test_digest_is_that_of_the_contents(checkout: Path) -> None:
     before = digest(KERNEL_BUILD, SMALL)
     assert digest(checkout, SMALL) == before
-    for name in ("README.md", "patches/aarch64/README.md", "scripts/build.sh"):
+    for name in ("README.md", "patches/README.md", "scripts/build.sh"):
         with (checkout / name).open("a") as file:
             file.write("\n# said otherwise\n")
     (checkout / "smpark/smpark.mod.c").write_text("litter of a build")
@@ -295,7 +295,7 @@ def test_digest_changes_with_a_byte_of(name: str, checkout: Path) -> None:
 
 def test_digest_changes_with_a_patch_and_its_name(checkout: Path) -> None:
     digests = {digest(checkout, SMALL)}
-    patch = checkout / "patches/aarch64/0001-first.patch"
+    patch = checkout / "patches/0001-first.patch"
     patch.write_text("")
     digests.add(digest(checkout, SMALL))
     patch.rename(patch.with_name("0002-first.patch"))
@@ -329,7 +329,7 @@ def patch_of(old: str, new: str) -> str:
 def test_patch_that_does_not_apply(
     checkout: Path, cache: Path, tiny_source: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    patches = checkout / "patches/aarch64"
+    patches = checkout / "patches"
     (patches / "0001-applies.patch").write_text(patch_of("two", "2"))
     (patches / "0002-does-not.patch").write_text(patch_of("two", "zwei"))
     source = tiny_source("@true")

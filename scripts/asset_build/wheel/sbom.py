@@ -214,7 +214,7 @@ def _kernel(verified: VerifiedSet, record: _Record, manifest: Mapping[str, Any])
     references = [
         {
             "type": "other",
-            "url": f"kernel-build/patches/{manifest['set']}/{quote(name)}",
+            "url": f"kernel-build/patches/{quote(name)}",
             "comment": f"patch {number} of {len(patches or ())}, in the corresponding source",
             "hashes": _sha256(sha256),
         }
