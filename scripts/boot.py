@@ -106,13 +106,9 @@ def boot_assets(source: Path, scratch: Path, options: argparse.Namespace) -> qem
         raise BootError(f"{folder}: expected {', '.join(NAMES)}, found no {', '.join(missing)}; build the set first")
     initramfs = scratch / "initramfs.cpio.gz"
     initramfs.write_bytes(make_initramfs(folder))
-    return qemu.boot(
-        folder / "kernel",
-        initramfs,
-        cpus=options.cpus,
-        limit=options.timeout,
-        on_line=_say if options.verbose else lambda line: None,
-    )
+    say = _say if options.verbose else lambda line: None
+    with qemu.Machine(folder / "kernel", initramfs, cpus=options.cpus, on_line=say) as machine:
+        return machine.wait(options.timeout)
 
 
 def install(wheel: Path, scratch: Path) -> Path:

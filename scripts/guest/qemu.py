@@ -1,24 +1,32 @@
-"""Boot a kernel and an initramfs in QEMU and read its console, for so long and no longer."""
+"""Boot a kernel and an initramfs in QEMU and read its console.
+
+QEMU does not outlive the program that boots, however that ends: Linux kills it then.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import selectors
+import re
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from scripts.guest.device import Device
+
 PROGRAM = "qemu-system-aarch64"
 MEMORY = "512M"
 # pauth-impdef: QEMU computes the architected pointer authentication very slowly, and nobody looks at its values.
 # A power off, and a restart as after a panic (-no-reboot), both end QEMU.
-MACHINE = ("-M", "virt", "-cpu", "max,pauth-impdef=on", "-m", MEMORY, "-nic", "none", "-no-reboot")
+MACHINE = ("-M", "virt", "-cpu", "max,pauth-impdef=on", "-nic", "none", "-no-reboot")
 CONSOLE = ("-display", "none", "-monitor", "none", "-serial", "stdio")
 COMMAND_LINE = "console=ttyAMA0 earlycon"
+# QEMU ends with the thread that started it. That thread waits for it, so only a program that dies leaves it behind.
+END_WITH_US = ("setpriv", "--pdeathsig", "KILL") if sys.platform == "linux" else ()
 
 
 class Line(NamedTuple):
@@ -41,65 +49,122 @@ class Boot(NamedTuple):
         return "\n".join(line.text for line in self.lines)
 
 
-def boot(
-    kernel: Path,
-    initramfs: Path,
-    *,
-    cpus: int,
-    limit: float,
-    extra: Sequence[str] = (),
-    on_line: Callable[[Line], None] = lambda line: None,
-    keyboard: int = subprocess.DEVNULL,
-) -> Boot:
-    """Boot until QEMU ends by itself or `limit` seconds are over; QEMU is gone when this returns.
+class Machine:
+    """A guest that runs. It is a context, and QEMU is gone when that ends."""
 
-    What is written to the other end of the pipe `keyboard` is typed on the console.
-    """
-    command = [PROGRAM, *MACHINE, *CONSOLE, "-smp", str(cpus), "-kernel", str(kernel), "-initrd", str(initramfs)]
-    command += ["-append", COMMAND_LINE, *extra]
-    start = time.monotonic()
-    # A group of its own, so that it can be ended as a whole and no Ctrl-C reaches it before us.
-    process = subprocess.Popen(
-        command, stdin=keyboard, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    )
-    try:
-        lines = _read(process, start, start + limit, on_line)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=max(0.0, start + limit - time.monotonic()))
-        status = process.returncode
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-    return Boot(lines, status, _ms(start))
+    def __init__(
+        self,
+        kernel: Path,
+        initramfs: Path,
+        *,
+        cpus: int,
+        memory: str = MEMORY,
+        command_line: str = COMMAND_LINE,
+        vsock: Device | None = None,
+        extra: Sequence[str] = (),
+        on_line: Callable[[Line], None] = lambda line: None,
+        keyboard: int = subprocess.DEVNULL,
+    ) -> None:
+        """Start it. `memory` is as QEMU has it; `vsock` is a running device, for this boot alone; `extra` are more
+        arguments for QEMU. `on_line` is called for each line of the console, in a thread. What is written to the other
+        end of the pipe `keyboard` is typed on the console.
+        """
+        command = [*END_WITH_US, PROGRAM, *MACHINE, *CONSOLE, "-m", memory, "-smp", str(cpus)]
+        command += ["-kernel", str(kernel), "-initrd", str(initramfs), "-append", command_line]
+        if vsock is not None:
+            shared = f"memory-backend-memfd,id=memory,size={memory},share=on"
+            command += ["-object", shared, "-machine", "memory-backend=memory", *vsock.arguments]
+        self._on_line = on_line
+        self._lines: list[Line] = []
+        self._news = threading.Condition()
+        self._silent = False
+        self._fault: BaseException | None = None
+        self._start = time.monotonic()
+        # A group of its own, so that it can be ended as a whole and no Ctrl-C reaches it before us.
+        self._process = subprocess.Popen(
+            [*command, *extra],
+            stdin=keyboard,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=[] if vsock is None else [vsock.file],
+        )
+        if vsock is not None:
+            vsock.inherited()
+        self._reader = threading.Thread(target=self._read, name="console", daemon=True)
+        self._reader.start()
 
+    @property
+    def pid(self) -> int:
+        """The process of QEMU."""
+        return self._process.pid
 
-def _read(process: subprocess.Popen[bytes], start: float, end: float, on_line: Callable[[Line], None]) -> list[Line]:
-    assert process.stdout is not None
-    lines: list[Line] = []
-    pending = b""
+    @property
+    def lines(self) -> list[Line]:
+        """What the console has said until now."""
+        with self._news:
+            return list(self._lines)
 
-    def add(raw: bytes) -> None:
-        lines.append(Line(_ms(start), raw.decode("utf-8", "replace").rstrip("\r")))
-        on_line(lines[-1])
+    def wait_for(self, pattern: str, limit: float, start: int = 0) -> Line:
+        """The first line, from number `start` on, in which the regular expression is found.
 
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while (left := end - time.monotonic()) > 0:
-            if not selector.select(left):
-                break
-            data = os.read(process.stdout.fileno(), 65536)
-            if not data:
-                break
-            *whole, pending = (pending + data).split(b"\n")
-            for raw in whole:
-                add(raw)
-    if pending:
-        add(pending)
-    return lines
+        Raises TimeoutError after `limit` seconds, or once QEMU has ended without it.
+        """
+        end = time.monotonic() + limit
+        with self._news:
+            while True:
+                for line in self._lines[start:]:
+                    if re.search(pattern, line.text):
+                        return line
+                start = max(start, len(self._lines))
+                if self._silent or not self._news.wait(max(0.0, end - time.monotonic())):
+                    last = "\n".join(line.text for line in self._lines[-20:])
+                    ending = "QEMU ended" if self._silent else f"{limit:g} s were over"
+                    raise TimeoutError(f"expected a console line like {pattern!r}; {ending}; the last lines:\n{last}")
 
+    def wait(self, limit: float) -> Boot:
+        """What was seen until QEMU ended by itself, or `limit` seconds after its start ended it."""
+        end = self._start + limit
+        with self._news:
+            self._news.wait_for(lambda: self._silent, max(0.0, end - time.monotonic()))
+        if self._fault is not None:
+            raise self._fault
+        try:
+            status: int | None = self._process.wait(max(0.01, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            status = None
+        self.end()
+        return Boot(self.lines, status, self._ms())
 
-def _ms(start: float) -> int:
-    return round((time.monotonic() - start) * 1000)
+    def end(self) -> None:
+        """Kill QEMU, if it has not ended."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._reader.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        try:
+            for raw in self._process.stdout:
+                line = Line(self._ms(), raw.rstrip(b"\n").decode("utf-8", "replace").rstrip("\r"))
+                with self._news:
+                    self._lines.append(line)
+                    self._news.notify_all()
+                self._on_line(line)
+        except BaseException as error:
+            self._fault = error
+        with self._news:
+            self._silent = True
+            self._news.notify_all()
+
+    def _ms(self) -> int:
+        return round((time.monotonic() - self._start) * 1000)

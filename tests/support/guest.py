@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from scripts.guest import qemu
+from scripts.guest.device import Device
 from scripts.guest.initramfs import Initramfs
 from scripts.machine.cache import cache_home, locked
 from scripts.machine.packages import install_commands, install_packages
@@ -70,7 +73,8 @@ def scripted(assets: Path, script: str) -> Container:
     return container
 
 
-def boot(
+@contextlib.contextmanager
+def running(
     assets: Path,
     scratch: Path,
     config: str | None,
@@ -79,13 +83,16 @@ def boot(
     cpus: int = 2,
     without: Sequence[str] = (),
     instead: Mapping[str, bytes] | None = None,
+    vsock: Device | None = None,
+    command_line: str = qemu.COMMAND_LINE,
     extra: Sequence[str] = (),
     typed: Mapping[str, bytes] | None = None,
-) -> qemu.Boot:
-    """Boot `assets` with this init-oci.conf (None: without one) and the container in the folder /container.
+) -> Iterator[qemu.Machine]:
+    """A guest of `assets` with this init-oci.conf (None: without one) and the container in the folder /container.
 
-    `without` names assets to leave out, `instead` gives others in place of them, `extra` are arguments for QEMU,
-    `typed` is what to type on the console once a line is on it.
+    `without` names assets to leave out, `instead` gives others in place of them, `vsock` is a
+    device by which the test talks with the guest, `extra` are arguments for QEMU, `typed` is what to type on the
+    console once a line is on it.
     """
     install_commands([qemu.PROGRAM])
     initramfs = Initramfs()
@@ -109,11 +116,28 @@ def boot(
         os.write(typist, (typed or {}).get(line.text, b""))
 
     try:
-        kernel = assets / "kernel"
-        return qemu.boot(kernel, path, cpus=cpus, limit=LIMIT, extra=extra, on_line=type_after, keyboard=keyboard)
+        with qemu.Machine(
+            assets / "kernel",
+            path,
+            cpus=cpus,
+            command_line=command_line,
+            vsock=vsock,
+            extra=extra,
+            on_line=type_after,
+            keyboard=keyboard,
+        ) as machine:
+            yield machine
     finally:
         os.close(keyboard)
         os.close(typist)
+
+
+def boot(
+    assets: Path, scratch: Path, config: str | None, container: Container | None = None, **options: Any
+) -> qemu.Boot:
+    """Boot such a guest until it ends by itself; `options` are those of `running`."""
+    with running(assets, scratch, config, container, **options) as machine:
+        return machine.wait(LIMIT)
 
 
 def assert_ended_well(seen: qemu.Boot) -> None:
