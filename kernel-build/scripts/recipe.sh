@@ -70,7 +70,7 @@ pack_tree() {
 
 # compile_module SMPARK_FOLDER TREE: a copy of the module's sources that may be littered, and an unpacked tree.
 compile_module() {
-    kernel_make -C "$2" M="$1" KCFLAGS="-ffile-prefix-map=$1=smpark" modules
+    kernel_make -C "$2" M="$1" KCFLAGS="-Werror -ffile-prefix-map=$1=smpark" modules
     "${CROSS}strip" --strip-debug "$1/smpark.ko"
 }
 
@@ -80,7 +80,7 @@ compile_program() {
     local out=$1 musl=$2/usr uapi=$3 gcc=${CROSS}gcc
     local lib=$musl/lib/aarch64-linux-musl
     shift 3
-    pinned "$gcc" -std=gnu11 -Os -Wall -Wextra -static -fno-pie -no-pie -ffunction-sections -fdata-sections \
+    pinned "$gcc" -std=gnu11 -Os -Wall -Wextra -Werror -static -fno-pie -no-pie -ffunction-sections -fdata-sections \
         -ffile-prefix-map="$PWD=." -Wl,--gc-sections -Wl,--build-id=none -s \
         -nostdinc -isystem "$musl/include/aarch64-linux-musl" -isystem "$uapi" \
         -isystem "$("$gcc" -print-file-name=include)" \
