@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,8 @@ from typing import Any
 from scripts.guest import qemu
 from scripts.guest.device import Device
 from scripts.guest.initramfs import Initramfs
-from scripts.machine.cache import cache_home, locked
 from scripts.machine.packages import install_commands, install_packages
+from tests.support import debian
 
 SOURCES = Path(__file__).resolve().parents[1] / "guest"
 LIMIT = 90.0
@@ -32,7 +30,7 @@ class Container:
     """The files of an image: for a folder of the initramfs, or for a folder to make a file system from."""
 
     def __init__(self) -> None:
-        self.files = {"bin/busybox": (busybox().read_bytes(), 0o4755)}  # su is busybox too
+        self.files = {"bin/busybox": (busybox(), 0o4755)}  # su is busybox too
         self.links = {f"bin/{applet}": "busybox" for applet in APPLETS}
         self.file("etc/passwd", PASSWD)
         self.file("etc/group", GROUP)
@@ -153,17 +151,9 @@ def said(seen: qemu.Boot, prefix: str) -> list[str]:
     return [line.text[len(prefix) :] for line in seen.lines if line.text.startswith(prefix)]
 
 
-def busybox() -> Path:
-    """Debian's static busybox for arm64, fetched by apt once into the user's cache.
-
-    Apt gets a state of its own, so that the machine needs no foreign architecture.
-    """
-    kept = cache_home() / "test" / "busybox-arm64"
-    with locked(kept.with_suffix(".lock")):
-        if not kept.exists():
-            with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
-                _fetch_busybox(Path(scratch)).rename(kept)
-    return kept
+def busybox() -> bytes:
+    """Debian's static busybox for arm64."""
+    return debian.file("busybox-static", "bin/busybox").read_bytes()
 
 
 def compile_guest_program(source: str, scratch: Path) -> bytes:
@@ -175,21 +165,3 @@ def compile_guest_program(source: str, scratch: Path) -> bytes:
     gcc = ["aarch64-linux-gnu-gcc", "-std=gnu11", "-Os", "-Wall", "-Wextra", "-Werror", "-static", "-s"]
     subprocess.run([*gcc, str(SOURCES / source), "-o", str(program)], check=True)
     return program.read_bytes()
-
-
-def _fetch_busybox(scratch: Path) -> Path:
-    (scratch / "state" / "lists" / "partial").mkdir(parents=True)
-    (scratch / "cache" / "archives" / "partial").mkdir(parents=True)
-    (scratch / "status").touch()
-    options = [f"Dir::State={scratch}/state", f"Dir::State::status={scratch}/status", f"Dir::Cache={scratch}/cache"]
-    options += ["APT::Architecture=arm64", "APT::Architectures::=arm64", "APT::Sandbox::User=root"]
-    apt = ["apt-get", "-qq", *(word for option in options for word in ("-o", option))]
-    for command in (["update"], ["download", "busybox-static:arm64"]):
-        subprocess.run([*apt, *command], cwd=scratch, check=True, stdout=subprocess.DEVNULL)
-    (package,) = scratch.glob("busybox-static_*.deb")
-    subprocess.run(["dpkg-deb", "-x", str(package), str(scratch / "root")], check=True)
-    program = next(
-        p for p in (scratch / "root" / "bin" / "busybox", scratch / "root" / "usr/bin/busybox") if p.exists()
-    )
-    program.chmod(stat.S_IRWXU)
-    return program
