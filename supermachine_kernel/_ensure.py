@@ -25,7 +25,7 @@ def ensure_assets(directory: "Optional[StrPath]" = None, *, check: str = "record
     if check not in ("record", "content"):
         raise ValueError(f"expected 'record' or 'content' for check, found {check!r}")
     folder = default_directory() if directory is None else Path(not_empty(directory))
-    manifest()  # without one nothing can be compared
+    manifest()
     if check == "record" and _is_proven(folder):
         return folder
     complete(folder, record=True)
@@ -58,7 +58,10 @@ def complete(folder: Path, *, record: bool = False) -> "dict[str, str]":
     The result says what was done to each file, by name: "kept", "mended" (its mode was wrong) or "written". With
     `record`, what was proven is written down beside the files, for the next start.
     """
-    manifest()  # without one there is nothing to make a folder for
+    manifest()  # without one nothing can be compared
+    if not os.path.isdir(folder):
+        for asset in ASSETS:  # with one missing, no folder is made
+            asset.open().close()
     make_folder(folder)
     with open_folder(str(folder), str(folder)) as opened:
         done, proven = _keep_right_ones(opened)

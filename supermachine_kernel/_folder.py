@@ -6,6 +6,7 @@ import stat
 import sys
 
 from ._errors import DestinationError, DestinationMissingError
+from ._package import LOADING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -231,11 +232,14 @@ def kind_of(mode: int) -> str:
 
 
 def _say_not_durable(path: str, error: OSError) -> None:
-    """Warn, once in a process, of a file system that cannot bring a folder's names to disk."""
+    """Log, once in a process, that a file system cannot bring a folder's names to disk."""
     global _said_not_durable
     if not _said_not_durable:
         _said_not_durable = True
-        import warnings
-
-        message = f"{path}: the file system cannot flush a folder ({error.strerror}): the files are in their place, "
-        warnings.warn(message + "but a power cut may undo that", RuntimeWarning, stacklevel=2)
+        with LOADING:
+            import logging
+        logging.getLogger("supermachine_kernel").warning(
+            "%s: the file system cannot flush a folder (%s): the files are in place, but a power cut may undo that",
+            path,
+            error.strerror,
+        )

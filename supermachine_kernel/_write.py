@@ -14,7 +14,7 @@ from ._read import CHUNK, AssetReader
 
 try:
     import fcntl
-except ImportError:  # Windows
+except ImportError:  # Windows, or a Python that was built without it
     fcntl = None  # type: ignore[assignment]
 
 TYPE_CHECKING = False
@@ -102,7 +102,7 @@ class NewFile:
         """Share the blocks of the open file `source`, where the file system can."""
         if sys.platform == "darwin":
             return self._fclonefileat(source)
-        if sys.platform == "linux":
+        if sys.platform == "linux" and fcntl is not None:
             try:
                 fcntl.ioctl(self.descriptor, _FICLONE, source)
             except OSError:
