@@ -17,6 +17,7 @@ PACKAGE_OF = {
     "mksquashfs": "squashfs-tools",
     "mkfs.erofs": "erofs-utils",
     "mkfs.ext4": "e2fsprogs",
+    "mkfs.xfs": "xfsprogs",
     "nginx": "nginx-light",
     "debootstrap": "debootstrap",
     "strace": "strace",

@@ -38,7 +38,7 @@ def image(path: Path, mkfs: str, *, megabytes: int) -> Path:
     """A file with an empty file system in it."""
     with path.open("wb") as file:
         file.truncate(megabytes << 20)
-    package = {"mkfs.btrfs": "btrfs-progs", "mkfs.ext4": "e2fsprogs"}[mkfs]
+    package = {"mkfs.btrfs": "btrfs-progs", "mkfs.ext4": "e2fsprogs", "mkfs.xfs": "xfsprogs"}[mkfs]
     subprocess.run([tool(mkfs, package), "-q", path], check=True, stdout=subprocess.DEVNULL)
     return path
 

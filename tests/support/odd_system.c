@@ -229,6 +229,7 @@ ssize_t read(int descriptor, void *buffer, size_t size)
 
 ssize_t sendfile64(int out, int in, off64_t *offset, size_t size)
 {
+	swap_open("write", out);
 	return unreadable(in) || (number("ODD_READ") && concerned(in)) ? -1 : REAL(sendfile64)(out, in, offset, size);
 }
 
