@@ -95,6 +95,14 @@ class BuildPy(build_py):
             with _stopping_at_an_error():
                 package_data.write(self.distribution.assets, Path(self.build_lib, PACKAGE))
 
+    def get_output_mapping(self) -> dict[str, str]:
+        """Name the assets in the checkout too: a strict editable install is made of links to what is named here."""
+        mapping: dict[str, str] = super().get_output_mapping()
+        if self.editable_mode:
+            for path in sorted(Path(PACKAGE, package_data.ASSETS_FOLDER).glob("*")):
+                mapping[str(Path(self.build_lib, path))] = str(path)
+        return mapping
+
 
 class BdistWheel(bdist_wheel):
     """The wheel, with its platform tag, the same bytes from the same files."""

@@ -22,13 +22,14 @@ def prefix(tmp_path: Path) -> Path:
     return tmp_path / "prefix"
 
 
-def install(checkout: Path, prefix: Path) -> None:
-    done = pip_install(checkout, prefix)
+def install(checkout: Path, prefix: Path, *options: str) -> None:
+    done = pip_install(checkout, prefix, *options)
     assert done.returncode == 0, done.stderr
 
 
-def pip_install(checkout: Path, prefix: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def pip_install(checkout: Path, prefix: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    command += options
     inside = {**clean(), **environment}
     return subprocess.run([*command, "--prefix", prefix, "-e", checkout], env=inside, capture_output=True, text=True)
 
@@ -55,6 +56,25 @@ def test_with_a_tree(copy_of_checkout: Path, built_set: Path, prefix: Path) -> N
     assert Path(folder) == copy_of_checkout / "supermachine_kernel/assets"
     modes = {path.name: path.stat().st_mode & 0o111 for path in Path(folder).iterdir()}
     assert modes == {"kernel": 0, "init-oci": 0o111, "supermachine-agent": 0o111, "smpark.ko": 0}
+
+
+@pytest.mark.parametrize("mode", ["lenient", "strict", "compat"])
+def test_every_editable_mode_of_setuptools_finds_the_assets(
+    mode: str, copy_of_checkout: Path, built_set: Path, prefix: Path
+) -> None:
+    shutil.copytree(built_set, copy_of_checkout / "kernel-build/out/aarch64")
+    install(copy_of_checkout, prefix, "--config-settings", f"editable_mode={mode}")
+    program = (
+        "k.verify(); print(k.assets_dir()); from supermachine_kernel._installation import installation_kind as kind"
+    )
+    done = use(prefix, f"{program}; print(kind())")
+    assert done.returncode == 0, done.stderr
+    folder, kind = done.stdout.split()
+    assert Path(folder, "kernel").resolve() == copy_of_checkout / "supermachine_kernel/assets/kernel"
+    assert kind == "editable"
+    (copy_of_checkout / "supermachine_kernel/assets/kernel").unlink()
+    done = use(prefix, "k.verify()")
+    assert "build the assets (bash kernel-build/scripts/build.sh), then pip install -e . again" in done.stderr
 
 
 def test_without_one(copy_of_checkout: Path, prefix: Path, built_set: Path) -> None:
