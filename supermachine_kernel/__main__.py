@@ -1,27 +1,37 @@
 # PYTHON_ARGCOMPLETE_OK
 """The command line: `python -m supermachine_kernel`, or `supermachine-kernel`."""
 
-import argparse
-import codecs
-import os
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, Union
 
-from ._assets import ASSETS, Asset, assets_dir, extract_all_to, manifest
-from ._errors import AssetError, SupermachineKernelError
-from ._package import ASSETS_DIRECTORY, installed_version
+try:
+    import argparse
+    import os
+    from pathlib import Path
+    from typing import TYPE_CHECKING, Any, Optional
+
+    from ._assets import ASSETS, Asset, assets_dir, extract_all_to, manifest
+    from ._errors import AssetError, SupermachineKernelError
+    from ._output import (
+        PROGRAM,
+        OutputError,
+        discard,
+        flush,
+        flush_errors,
+        prepare_streams,
+        print_finding,
+        print_json,
+        print_table,
+        say,
+        write,
+    )
+    from ._package import ASSETS_DIRECTORY, installed_version
+except KeyboardInterrupt:
+    sys.exit("supermachine-kernel: error: interrupted")
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-PROGRAM = "supermachine-kernel"
 GOOD, NOT_GOOD = 0, 1
-FORMAT = 1
-"""Of the --json output, which docs/cli.schema.json describes: raised when something in it changes or goes."""
-
-_WIDTH = 80
-_COLOURS = {"ok": 32, "kept": 32, "warn": 33, "mended": 33, "written": 33, "bad": 31}  # ECMA-48, SGR
 
 _DESCRIPTION = """\
 The guest side of the supermachine microVM runtime, as files to hand to a VMM or
@@ -41,52 +51,48 @@ exit status: 0 good, 1 not good, 2 usage"""
 
 def main(arguments: "Optional[Sequence[str]]" = None) -> int:
     """Run the command line; the exit status: 0 good, 1 not good, 2 usage (raised as SystemExit)."""
-    _mend_streams()
+    try:
+        prepare_streams()
+        options = _options(arguments)
+        status = _run(options)
+        flush()
+        return status
+    except BrokenPipeError:  # the reader has gone
+        discard(sys.stdout)
+    except OutputError as error:
+        discard(sys.stdout)
+        say("error", str(error))
+    except KeyboardInterrupt:
+        say("error", "interrupted")
+    return NOT_GOOD
+
+
+def _options(arguments: "Optional[Sequence[str]]") -> argparse.Namespace:
     parser = _parser()
     _complete(parser)
-    options = parser.parse_args(arguments)
+    try:
+        return parser.parse_args(arguments)
+    except SystemExit:  # help, the version or a usage error has been printed, if it could be
+        flush_errors()
+        flush()
+        raise
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         status: int = options.run(options)
-        sys.stdout.flush()
         return status
-    except BrokenPipeError:
-        # The reader has gone; what is still buffered must not fail once more when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, OutputError):
+        raise
     except SupermachineKernelError as error:
-        return _fail(options, error)
+        failure = error
     except OSError as error:
-        subject = str(error.filename or PROGRAM)
-        return _fail(options, SupermachineKernelError(subject, "to use it", f"an error: {error.strerror or error}"))
-    except KeyboardInterrupt:
-        _say("error", "interrupted")
-    return NOT_GOOD
-
-
-def _fail(options: argparse.Namespace, error: SupermachineKernelError) -> int:
-    """Say on standard error what kept the command from its work, and with --json in a document too."""
+        found = f"an error: {error.strerror or error}"
+        failure = SupermachineKernelError(str(error.filename or "the system"), "to use it", found)
     if options.json:
-        _print_json(options.command, error=error.fields())
-    _say("error", str(error))
+        print_json(options.command, error=failure.fields())
+    say("error", str(failure))
     return NOT_GOOD
-
-
-def _mend_streams() -> None:
-    """Have somewhere to print to, and no name of a folder that cannot be printed."""
-    # Python has None for a stream that was closed at its start (`>&-`), and print() takes None for stdout.
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.open(os.devnull, os.O_WRONLY), "w", closefd=False))  # noqa: SIM115
-    if hasattr(sys.stdout, "reconfigure"):
-        codecs.register_error("supermachine-kernel", _printable)
-        sys.stdout.reconfigure(errors="supermachine-kernel")
-
-
-def _printable(error: UnicodeError) -> "tuple[Union[str, bytes], int]":
-    """A path is bytes, and goes out as it is; what the stream's encoding lacks is written as an escape."""
-    try:
-        return codecs.lookup_error("surrogateescape")(error)
-    except UnicodeError:
-        return codecs.backslashreplace_errors(error)
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -96,11 +102,11 @@ def _info(options: argparse.Namespace) -> int:
     if options.json:
         licences = {asset.name: {"licence": asset.licence} for asset in ASSETS}
         assets = {name: {**entry, **licences[name]} for name, entry in installed["assets"].items()}
-        return _print_json(
-            "info", **{**installed, "form": installation_kind(), "directory": ASSETS_DIRECTORY, "assets": assets}
-        )
-    print(f"{PROGRAM} {installed['version']}, {DESCRIPTIONS[installation_kind()]}\n")
-    _print_table(
+        here = {"installation": installation_kind(), "directory": ASSETS_DIRECTORY, "assets": assets}
+        print_json("info", **{**installed, **here})
+        return GOOD
+    write(f"{PROGRAM} {installed['version']}, {DESCRIPTIONS[installation_kind()]}\n")
+    print_table(
         [
             ("folder", ASSETS_DIRECTORY),
             ("kernel", f"Linux {installed['kernel_release']}, {'with' if installed['af_tsi'] else 'without'} AF_TSI"),
@@ -111,17 +117,18 @@ def _info(options: argparse.Namespace) -> int:
             ("set digest", installed["set_digest"]),
         ]
     )
-    print()
+    write("")
     rows = [(a.name, str(a.size), f"{a.mode:04o}", a.licence, f"{a.sha256[:16]}...") for a in ASSETS]
-    _print_table([("asset", "bytes", "mode", "licence", "SHA-256"), *rows])
+    print_table([("asset", "bytes", "mode", "licence", "SHA-256"), *rows])
     return GOOD
 
 
 def _path(options: argparse.Namespace) -> int:
     path = options.asset.path if options.asset else assets_dir()
     if options.json:
-        return _print_json("path", path=str(path))
-    print(path)
+        print_json("path", path=str(path))
+        return GOOD
+    write(str(path))
     return GOOD
 
 
@@ -135,9 +142,10 @@ def _extract(options: argparse.Namespace) -> int:
         extract_all_to(folder)
         paths = [folder / asset.name for asset in ASSETS]
     if options.json:
-        return _print_json("extract", directory=str(folder), files=[str(path) for path in paths])
+        print_json("extract", directory=str(folder), files=[str(path) for path in paths])
+        return GOOD
     for path in paths:
-        print(path)
+        write(str(path))
     return GOOD
 
 
@@ -150,7 +158,7 @@ def _verify(options: argparse.Namespace) -> int:
         from ._bundle import RECEIPT, check, folder_of, is_foreign
 
         folder = folder_of(Path(options.directory))
-        where, errors = str(folder), check(folder)
+        where, errors = str(folder), check(folder, quick=options.quick)
         cure = f"put the set there again: {PROGRAM} bundle {shlex.quote(options.directory)}"
         if is_foreign(folder / RECEIPT):
             cure = f"move {RECEIPT} away and {cure}"
@@ -159,12 +167,12 @@ def _verify(options: argparse.Namespace) -> int:
     good = not any(errors.values())
     if options.json:
         files = [{"name": name, "ok": not error, "error": error and error.fields()} for name, error in errors.items()]
-        _print_json("verify", ok=good, directory=where, files=files)
+        print_json("verify", ok=good, directory=where, files=files)
     else:
-        _print_table([(name, "bad" if error else "ok") for name, error in errors.items()])
-        sys.stdout.flush()
+        print_table([(name, "bad" if error else "ok") for name, error in errors.items()])
+        flush()
         for error in filter(None, errors.values()):
-            _say("error", str(error))
+            say("error", str(error))
     return GOOD if good else NOT_GOOD
 
 
@@ -183,12 +191,12 @@ def _bundle(options: argparse.Namespace) -> int:
     done = bundle(target)
     if options.json:
         files = [{"name": name, "action": action} for name, action in done.items()]
-        _print_json("bundle", directory=str(folder_of(target)), files=files)
+        print_json("bundle", directory=str(folder_of(target)), files=files)
     else:
-        print(folder_of(target))
-        _print_table(list(done.items()))
+        write(str(folder_of(target)))
+        print_table(list(done.items()))
     if is_signed(target) and set(done.values()) != {"kept"}:
-        _say("warning", f"{target}: its signature seals the resources, which changed; sign it again")
+        say("warning", f"{target}: its signature seals the resources, which changed; sign it again")
     return GOOD
 
 
@@ -199,58 +207,11 @@ def _doctor(options: argparse.Namespace) -> int:
     for finding in examine():
         findings.append(finding)
         if not options.json:
-            _print_finding(finding.subject, finding.status, finding.found, finding.cure)
+            print_finding(finding.subject, finding.status, finding.found, finding.cure)
     good = not any(finding.status == BAD for finding in findings)
     if options.json:
-        _print_json("doctor", ok=good, findings=[finding._asdict() for finding in findings])
+        print_json("doctor", ok=good, findings=[finding._asdict() for finding in findings])
     return GOOD if good else NOT_GOOD
-
-
-def _print_json(command: str, **fields: "Any") -> int:
-    import json
-
-    print(json.dumps({**fields, "format": FORMAT, "command": command}, indent=2, sort_keys=True))
-    return GOOD
-
-
-def _print_table(rows: "Sequence[tuple[str, ...]]") -> None:
-    """Columns as wide as they need; a number to the right, a state in its colour."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    numbers = [any(cell.isdecimal() for cell in column) for column in zip(*rows)]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if number else cell.ljust(width) for cell, width, number in zip(row, widths, numbers)
-        ]
-        print(_coloured("  ".join(cells).rstrip(), row[-1]))
-
-
-def _print_finding(subject: str, status: str, found: str, cure: "Optional[str]") -> None:
-    import textwrap
-
-    print(_coloured(f"{status:4}", status), f"{subject:18}", end="  ")
-    indent = " " * 25
-    for mark, text in (("", found), ("-> ", cure)):
-        if text:
-            wrap = textwrap.TextWrapper(
-                _WIDTH,
-                initial_indent=indent + mark,
-                subsequent_indent=indent,
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-            print(wrap.fill(text)[0 if mark else len(indent) :])
-
-
-def _coloured(text: str, state: str) -> str:
-    """In colour on a terminal, unless NO_COLOR (no-color.org) or a dumb terminal speaks against it."""
-    colour = _COLOURS.get(state)
-    if not colour or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not sys.stdout.isatty():
-        return text
-    return f"\x1b[{colour}m{text}\x1b[0m"
-
-
-def _say(kind: str, message: str) -> None:
-    print(f"{PROGRAM}: {kind}: {' '.join(message.splitlines())}", file=sys.stderr)
 
 
 _NAMES = [asset.name for asset in ASSETS]
@@ -308,6 +269,9 @@ def _parser() -> argparse.ArgumentParser:
         type=_non_empty,
         metavar="DIR",
         help="a folder or app with the set, its programs executable; else what is installed",
+    )
+    verify.add_argument(
+        "--quick", action="store_true", help="read no file that ensure_assets has proven there and that is unchanged"
     )
 
     bundle = command("bundle", _bundle, "put the set and a receipt into an app or a folder", "MyApp.app", "DIR")

@@ -23,4 +23,4 @@ env -u PYTHONPATH "$program" "$out/guest"
 assets=(kernel init-oci supermachine-agent smpark.ko)
 installed=$(python3 -c 'import supermachine_kernel; print(supermachine_kernel.assets_dir())')
 (cd "$installed" && shasum -a 256 "${assets[@]}") | (cd "$out/guest" && shasum -a 256 --check)
-env -u PYTHONPATH "$program" info --json | grep '"form": "briefcase"'
+env -u PYTHONPATH "$program" info --json | grep '"installation": "briefcase"'

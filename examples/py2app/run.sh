@@ -15,4 +15,4 @@ env -u PYTHONPATH "$program" "$out/guest"
 assets=(kernel init-oci supermachine-agent smpark.ko)
 installed=$(python3 -c 'import supermachine_kernel; print(supermachine_kernel.assets_dir())')
 (cd "$installed" && shasum -a 256 "${assets[@]}") | (cd "$out/guest" && shasum -a 256 --check)
-env -u PYTHONPATH "$program" info --json | grep '"form": "py2app"'
+env -u PYTHONPATH "$program" info --json | grep '"installation": "py2app"'

@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from supermachine_kernel import __main__ as program
+from supermachine_kernel import _output
 from supermachine_kernel._doctor import examine
 from supermachine_kernel._installation import DESCRIPTIONS
 from tests.support import child
@@ -90,10 +90,10 @@ def test_the_receipt_is_as_its_schema_says(schema: dict[str, Any], tmp_path: Pat
 def test_the_schema_knows_every_command_form_and_finding(schema: dict[str, Any]) -> None:
     commands = {definition["$ref"].rpartition("/")[2] for definition in schema["oneOf"]}
     assert commands - {"failure"} == {arguments[0] for arguments in COMMANDS}
-    assert set(schema["$defs"]["form"]["enum"]) == set(DESCRIPTIONS)
+    assert set(schema["$defs"]["installation"]["enum"]) == set(DESCRIPTIONS)
     finding = schema["$defs"]["doctor"]["properties"]["findings"]["items"]["properties"]
     assert finding["subject"]["enum"] == [found.subject for found in examine()]
-    assert schema["properties"]["format"]["const"] == program.FORMAT
+    assert schema["properties"]["format"]["const"] == _output.FORMAT
 
 
 @pytest.mark.parametrize("change", [{"format": 2}, {"command": "infos"}, {"path": 1}])

@@ -252,7 +252,7 @@ class TestForm:
     def form(self, site: Path) -> str:
         done = child.command_line("info", "--json", site=site)
         assert done.returncode == 0, done.stderr
-        found = json.loads(done.stdout)["form"]
+        found = json.loads(done.stdout)["installation"]
         assert found in DESCRIPTIONS
         return str(found)
 
@@ -331,7 +331,7 @@ class TestForm:
             command = [sys.executable, started.format(folder=tmp_path), *arguments]
             done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr + done.stdout
-            assert json.loads(done.stdout).get("form", "zipapp") == "zipapp"
+            assert json.loads(done.stdout).get("installation", "zipapp") == "zipapp"
 
 
 def zipped(installed: Path, archive: Path, main: str = "") -> None:

@@ -90,7 +90,7 @@ class TestInfo:
 
     def test_json(self, installed: Path) -> None:
         found = json.loads(child.command_line("info", "--json").stdout)
-        assert (found["command"], found["format"], found["form"]) == ("info", 1, "wheel")
+        assert (found["command"], found["format"], found["installation"]) == ("info", 1, "wheel")
         assert found["directory"] == str(installed / "supermachine_kernel" / "assets")
         assert {key: found[key] for key in MANIFEST if key != "assets"} == {
             key: value for key, value in MANIFEST.items() if key != "assets"
@@ -244,6 +244,21 @@ class TestVerify:
         assert child.command_line(*shlex.split(cure.rpartition(": ")[2])[1:]).returncode == 0
         assert child.command_line("verify", folder).returncode == 0
 
+    def test_quick_reads_no_file_that_was_proven(self, tmp_path: Path) -> None:
+        folder = supermachine_kernel.ensure_assets(tmp_path)
+        program = """\
+import sys
+from supermachine_kernel.__main__ import main
+opened = []
+sys.addaudithook(lambda name, arguments: opened.append(str(arguments[0])) if name == "open" else None)
+status = main(["verify", *sys.argv[1:]])
+print(status, sum(path.endswith("kernel") for path in opened))
+"""
+        assert child.python(program, folder, "--quick").stdout.splitlines()[-1] == "0 0"
+        assert child.python(program, folder).stdout.splitlines()[-1] == "0 1"
+        self.flip(folder / "kernel")
+        assert child.python(program, folder, "--quick").stdout.splitlines()[-1] == "1 1"
+
     def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
         done = child.command_line("verify", tmp_path / "none")
         assert done.returncode == 1
@@ -356,6 +371,32 @@ class TestOutput:
             assert (done.returncode, done.stderr) == (0, "")
             assert bool(done.stdout) == (closed == "2>&-")
 
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is of Linux")
+    @pytest.mark.parametrize(
+        "command", ["info", "info --json", "path", "verify", "verify --json", "doctor", "extract {folder}", "--help"]
+    )
+    def test_a_full_stdout_is_one_line_and_1(self, command: str, tmp_path: Path) -> None:
+        done = shell(f"{command.format(folder=tmp_path)} > /dev/full")
+        assert done.returncode == 1
+        assert done.stderr == (
+            "supermachine-kernel: error: standard output: expected to write to it, found an error: No space left on "
+            "device; give it another place to go to\n"
+        )
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is of Linux")
+    @pytest.mark.parametrize(("command", "status"), [("verify /none", 1), ("frobnicate", 2), ("doctor", 0)])
+    def test_a_full_stderr_changes_no_exit_status(self, command: str, status: int) -> None:
+        done = shell(f"{command} 2> /dev/full")
+        assert (done.returncode, done.stderr) == (status, "")
+
+    @pytest.mark.parametrize("command", ["extract", "extract kernel", "bundle", "verify", "path"])
+    @pytest.mark.parametrize("name", ["a" * 5000, "a/" * 2400, "/proc/1/root/a", "/dev/null/a", "/proc"])
+    def test_an_absurd_name_is_one_line(self, name: str, command: str) -> None:
+        done = child.command_line(*command.split(), name)
+        assert done.returncode in (1, 2)
+        assert done.stderr.splitlines()[-1].startswith("supermachine-kernel")
+        assert "Traceback" not in done.stderr
+
     @pytest.mark.parametrize(("command", "status"), [("verify /none", 1), ("frobnicate", 2)])
     def test_an_error_goes_to_stderr_or_nowhere(self, command: str, status: int) -> None:
         done = shell(f"{command} 2>&-")
@@ -369,6 +410,26 @@ class TestOutput:
         assert [line.split() for line in lines[:4]] == [[name, "bad"] for name in NAMES]
         assert all(line.startswith("supermachine-kernel: error: ") for line in lines[4:])
         assert len(lines) == 8
+
+    @pytest.mark.parametrize("module", ["argparse", "json", "_output", "_package", "gettext"])
+    def test_ctrl_c_while_it_starts_is_one_line_and_1(self, module: str) -> None:
+        """It comes when a module's file is opened: before, while and after the arguments are parsed."""
+        program = """\
+import os, signal, sys
+def hook(name, arguments):
+    if name == "open" and f"{os.sep}{sys.argv[1]}." in str(arguments[0]).replace("__init__", sys.argv[1]):
+        signal.raise_signal(signal.SIGINT)
+import supermachine_kernel
+for name in [name for name in sys.modules if name in ("argparse", "gettext", "json")]:
+    del sys.modules[name]
+sys.addaudithook(hook)
+from supermachine_kernel.__main__ import main
+sys.exit(main(["info", "--json"]))
+"""
+        done = child.python(program, module)
+        if (done.returncode, done.stderr) != (0, ""):  # the module was not needed, or the interruption was in time
+            assert (done.returncode, done.stdout) == (1, "")
+            assert done.stderr == "supermachine-kernel: error: interrupted\n"
 
     def test_ctrl_c_is_one_line_and_1(self, tmp_path: Path) -> None:
         """It comes when the kernel is opened."""

@@ -118,7 +118,10 @@ def test_briefcase_starts_the_app(wheel: Path, installed: Path, tmp_path: Path) 
     run(["python3", "-m", "embed", str(tmp_path / "guest")], environment, tmp_path)
 
     assert_is_the_set(tmp_path / "guest", wheel)
-    assert json.loads(run(["python3", "-m", "embed", "info", "--json"], environment, tmp_path))["form"] == "briefcase"
+    assert (
+        json.loads(run(["python3", "-m", "embed", "info", "--json"], environment, tmp_path))["installation"]
+        == "briefcase"
+    )
 
 
 def _briefcase_app() -> dict[str, Any]:

@@ -58,7 +58,7 @@ def test_frozen(frozen: Frozen, wheel: Path, tmp_path: Path) -> None:
     assert_is_the_set(home / "guest", wheel)
     assert report["view"] == digests_in(wheel)
     _check_path(report["path"], frozen.form, wheel)
-    assert json.loads(run([*app, "info", "--json"], user(home), home))["form"] == frozen.form
+    assert json.loads(run([*app, "info", "--json"], user(home), home))["installation"] == frozen.form
     for usage in ([], ["--help"]):
         done = subprocess.run([*app, *usage], env=user(home), cwd=home, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (2, "")

@@ -30,6 +30,7 @@ MODULE_FILES = {
     "_doctor.py",
     "_ensure.py",
     "_folder.py",
+    "_output.py",
     "_package.py",
     "_proof.py",
     "_read.py",
