@@ -17,8 +17,8 @@ from .errors import SetupError
 from .packages import install_packages
 from .program import log
 
-PIP = "pip==26.0.1"
-"""The first package of every environment: a pip that knows dependency groups (PEP 735), on Python 3.9 too."""
+LOCKS = PROJECT / "scripts" / "machine" / "requirements"
+"""Of each environment all packages, by version and SHA-256; scripts/lock_dependencies.py writes them."""
 
 _VENV = ("-I", "-m", "venv")
 _KEPT_PIP_OPTIONS = {
@@ -29,12 +29,12 @@ _KEPT_PIP_OPTIONS = {
 
 
 def ensure(group: str, python: str = sys.executable) -> Path:
-    """The interpreter of an environment with the dependency group `group` of pyproject.toml.
+    """The interpreter of the environment `group`: "build", "index", "module" or "test".
 
-    The groups "build" and "test" have what pyproject.toml's build-system requires as well. An environment that
-    was not made whole, whose Python has gone, or to which somebody else can write is made anew. Raises SetupError.
+    It has the dependency group of that name in pyproject.toml, as LOCKS has it. An environment that was not made
+    whole, whose Python has gone, or to which somebody else can write is made anew. Raises SetupError.
     """
-    folder = cache_home() / "venv" / f"{group}-{_key(python)}"
+    folder = cache_home() / "venv" / f"{group}-{_key(group, python)}"
     interpreter = folder / "bin" / "python"
     complete = folder / "complete"
     with locked(folder.with_suffix(".lock")):
@@ -89,21 +89,16 @@ def _make(folder: Path, interpreter: Path, group: str, python: str) -> None:
         _run([*venv, "--clear", str(folder)], inherited)
     elif created.returncode:
         raise SetupError(str(folder), "a virtual environment", created.stderr.strip() or created.stdout.strip())
-    pip, inside = [str(interpreter), "-I", "-m", "pip", "install", "--quiet"], variables(interpreter)
-    _run([*pip, PIP], inside)
-    _run([*pip, "--group", f"{PROJECT / 'pyproject.toml'}:{group}"], inside)
-    if group in ("build", "test"):
-        _run([*pip, *_build_requires(interpreter)], inside)
+    install = [str(interpreter), "-I", "-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps"]
+    _run([*install, "-r", str(_lock(group))], variables(interpreter))
 
 
-def _build_requires(interpreter: Path) -> list[str]:
-    program = "import build, sys; print(*sorted(build.ProjectBuilder(sys.argv[1]).build_system_requires), sep='\\n')"
-    return _run([str(interpreter), "-I", "-c", program, str(PROJECT)]).split()
+def _lock(group: str) -> Path:
+    return LOCKS / f"{group}.txt"
 
 
-def _key(python: str) -> str:
-    pyproject = (PROJECT / "pyproject.toml").read_bytes()
-    return hashlib.sha256(b"\0".join((pyproject, _version(python).encode()))).hexdigest()[:16]
+def _key(group: str, python: str) -> str:
+    return hashlib.sha256(_lock(group).read_bytes() + _version(python).encode()).hexdigest()[:16]
 
 
 def _version(python: str) -> str:

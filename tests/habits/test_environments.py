@@ -98,25 +98,25 @@ def without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_environment_whose_python_has_gone_is_made_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_packages(monkeypatch)
-    interpreter = environments.ensure("lint")
+    interpreter = environments.ensure("module")
     old = interpreter.with_name("old")
     old.touch()
-    assert environments.ensure("lint") == interpreter and old.exists()
+    assert environments.ensure("module") == interpreter and old.exists()
     interpreter.unlink()
     interpreter.symlink_to("/no/such/python")
-    assert environments.ensure("lint") == interpreter and not old.exists()
+    assert environments.ensure("module") == interpreter and not old.exists()
     subprocess.run([interpreter, "-I", "-c", ""], check=True)
 
 
 def test_an_environment_to_which_others_can_write_is_made_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_packages(monkeypatch)
-    folder = environments.ensure("lint").parents[1]
+    folder = environments.ensure("module").parents[1]
     planted = folder / "planted"
     for mode in (0o777, 0o775):
         planted.touch()
         folder.chmod(mode)
         os.chown(folder, -1, NOBODY)
-        environments.ensure("lint")
+        environments.ensure("module")
         assert not planted.exists() and folder.stat().st_mode & 0o022 == 0
 
 
@@ -176,5 +176,5 @@ def test_every_folder_on_the_way_is_judged(
 def test_a_cache_that_cannot_be_written_is_told_by_its_name(cache: Path) -> None:
     cache.touch()
     with pytest.raises(SetupError) as refused:
-        environments.ensure("lint")
+        environments.ensure("module")
     assert str(cache) in refused.value.subject or str(cache) in refused.value.found
