@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "init-oci.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -51,6 +52,25 @@ static void mount_layer(const struct config *config, size_t index)
 	say("init-oci: layer %s (%s)", layer, kind);
 }
 
+/*
+ * What overlayfs had at hand when the guest ended. It makes this folder again, and the root read-only if there is
+ * no room for it on a full device; so what it took is given back before.
+ */
+static void remove_last_work(void)
+{
+	DIR *folder = opendir(RW "/work/work");
+	const struct dirent *entry;
+
+	if (!folder)
+		return;
+	while ((entry = readdir(folder)))
+		if (unlinkat(dirfd(folder), entry->d_name, 0) && errno == EISDIR)
+			unlinkat(dirfd(folder), entry->d_name, AT_REMOVEDIR);
+	closedir(folder);
+	rmdir(RW "/work/work");
+	sync();
+}
+
 static void mount_upper(const struct config *config)
 {
 	static const char *const types[] = { "ext4", "xfs", NULL };
@@ -71,6 +91,7 @@ static void mount_upper(const struct config *config)
 		if (!mount_any(config->upper, RW, types, 0))
 			fail("upper %s is no ext4 or XFS that can be mounted: %s", config->upper, strerror(errno));
 		keep_writable(RW);
+		remove_last_work();
 	}
 	if (!make_folders(RW "/upper") || !make_folders(RW "/work"))
 		fail("cannot make the upper folders: %s", strerror(errno));

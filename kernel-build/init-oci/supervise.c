@@ -262,6 +262,7 @@ static void take_request(void)
 		answer_agent(signal_entrypoint(request.number > LAST_SIGNAL ? 0 : (int)request.number));
 	} else if (request.what == AGENT_POWER_OFF) {
 		answer_agent(0);
+		pause_for(LAST_WORDS_MS);
 		kill_the_rest();
 		make_read_only();
 		power_off();

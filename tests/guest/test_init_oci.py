@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from scripts.guest import qemu
+from tests.support import guest
 from tests.support.guest import Container, assert_ended_well, boot, configuration, said, scripted
 
 pytestmark = pytest.mark.slow
@@ -79,6 +83,7 @@ def test_the_host_sets_rights_limits_settings_names_and_addresses(built_set: Pat
         "resolver": "nameserver 10.0.2.3",
         "shm": "3072",
         "fuse": "can be opened",
+        "tun": "can be opened",
         "masked file": "0",
         "masked folder": "0 read-only",
         "eth0": "inet 10.0.2.15/24",
@@ -214,3 +219,90 @@ def test_a_module_that_does_not_load_is_a_warning(built_set: Path, tmp_path: Pat
     assert said(seen, "init-oci: warning: ") == [f"{MODULE}{reason}; going on without it"]
     assert said(seen, "ran") == [""]
     assert said(seen, "init-oci: exit status ") == ["0"]
+
+
+def test_the_agent_outlives_the_image_and_tells_init_oci_to_go_on(built_set: Path, tmp_path: Path) -> None:
+    """A stand-in speaks for the agent: init-oci's half of what they agreed on, and a life of waiting and staying."""
+    container = scripted(built_set, "held-entrypoint.sh")
+    container.file("agent.sh", (guest.SOURCES / "held-agent.sh").read_bytes())
+    program = guest.compile_guest_program("init-request.c", tmp_path)
+    container.file("bin/init-request", program, 0o755)
+    config = configuration("held-entrypoint.sh", hold="exec", on_exit="idle", heartbeat="100")
+    seen = boot(built_set, tmp_path, config, container, instead={"supermachine-agent": program})
+    assert_ended_well(seen)
+    assert said(seen, "agent: ") == ["in the namespace of init-oci"] * 2
+    assert said(seen, "init-oci: warning: ") == ["the agent ended with status 3; starting it again"]
+    (go,) = said(seen, "go: ")
+    pid = go.rpartition(" ")[2]
+    answers = {
+        "held: ": "0 1 0 0 0",
+        "signal while held: ": "3 1 0 0 0",
+        "unknown request: ": "22 1 0 0 0",
+        "entrypoint: ": pid,
+        "go: ": f"0 2 0 0 {pid}",
+        "go again: ": f"114 2 0 0 {pid}",
+        "no such signal: ": f"22 2 0 0 {pid}",
+        "signal: ": f"0 2 0 0 {pid}",
+        "ended: ": "0 3 0 7 0",
+        "left behind: ": "sleep",
+        "off: ": "0 3 0 7 0",
+    }
+    assert {prefix: said(seen, prefix) for prefix in answers} == {prefix: [text] for prefix, text in answers.items()}
+    assert not said(seen, "/started"), "nothing of the image runs while it is held"
+    order = [
+        "held before the entrypoint",
+        "going on",
+        "entrypoint held-entrypoint.sh as 0:0 in /",
+        "exit status 7",
+        "idle",
+    ]
+    assert [line for line in said(seen, "init-oci: ") if line in order] == order
+    beats = said(seen, "init-oci: heartbeat counter=")
+    assert beats == [str(number) for number in range(1, len(beats) + 1)] and len(beats) > 10
+
+
+def test_commands_have_a_namespace_after_an_entrypoint_that_was_pid_1(built_set: Path, tmp_path: Path) -> None:
+    container = Container()
+    program = guest.compile_guest_program("init-request.c", tmp_path)
+    container.file("bin/init-request", program, 0o755)
+    container.file(
+        "agent.sh",
+        'sleep 0.1; echo "agent: $(init-request 1 0), PID 1 is $(cat /proc/1/comm)"\n'
+        'if init-request 1 0 | grep -q "^0 1 "; then init-request 2 0; sleep 60; fi\n'
+        'echo "masked: $(wc -c < /proc/config.gz)"; reboot -f\n',
+    )
+    script = 'echo "pid: $$"; until [ -e /stop ]; do touch /stop; sleep 0.1; done; exit 9'
+    config = configuration("sh", "-c", script, hold="exec", on_exit="idle", pid1="yes", mask="/proc/config.gz")
+    seen = boot(built_set, tmp_path, config, container, instead={"supermachine-agent": program})
+    assert seen.status == 0
+    assert said(seen, "pid: ") == ["1"]
+    assert said(seen, "agent: ") == ["0 1 0 0 0, PID 1 is init-oci", "0 3 0 9 0, PID 1 is init-oci"]
+    assert said(seen, "masked: ") == ["0"]
+    order = ["exit status 9", "idle", "the image restarts"]
+    assert [line for line in said(seen, "init-oci: ") if line in order] == order
+    assert "reboot: Restarting system" in seen.text
+
+
+def without_padding(tree: bytes) -> bytes:
+    """A flattened device tree of 1 MiB, as QEMU dumps it, is more than a kernel takes when QEMU loads it again."""
+    structure, strings = struct.unpack_from(">II", tree, 8)
+    strings_size, structure_size = struct.unpack_from(">II", tree, 32)
+    end = max(structure + structure_size, strings + strings_size)
+    return tree[:4] + struct.pack(">I", end) + tree[8:end]
+
+
+def test_where_nothing_can_power_off_it_restarts(built_set: Path, tmp_path: Path) -> None:
+    """The device tree is QEMU's, but for the PSCI that it names; and without PSCI QEMU's machine cannot restart."""
+    tree = tmp_path / "tree.dtb"
+    dump = [qemu.PROGRAM, *qemu.MACHINE, "-m", qemu.MEMORY, "-display", "none", "-machine", f"dumpdtb={tree}"]
+    subprocess.run(dump, check=True, capture_output=True)
+    names = b"arm,psci-1.0\0arm,psci-0.2\0arm,psci\0"
+    assert tree.read_bytes().count(names) == 1
+    tree.write_bytes(without_padding(tree.read_bytes()).replace(names, names.replace(b"arm,", b"none")))
+    config = configuration("sh", "-c", "exit 3")
+    with guest.running(built_set, tmp_path, config, Container(), cpus=1, extra=["-dtb", str(tree)]) as machine:
+        machine.wait_for("reboot: ", guest.LIMIT)
+        lines = [line.text for line in machine.lines]
+    restart = [line for line in lines if line.startswith(("init-oci: exit", "init-oci: error")) or "reboot: " in line]
+    assert restart[:2] == ["init-oci: exit status 3", "init-oci: error: no power off in the device tree; restarting"]
+    assert restart[2].endswith("reboot: Restarting system"), "and not a halt"

@@ -20,8 +20,8 @@ LIMIT = 90.0
 """Seconds a boot may take; far more than it does, for a machine that does many things at once."""
 
 APPLETS = ["cat", "cut", "df", "dmesg", "echo", "env", "grep", "head", "hexdump", "hostname", "id", "ip", "ls", "mkdir"]
-APPLETS += ["mount", "nc", "poweroff", "ps", "pwd", "reboot", "rm", "seq", "sh", "sleep", "sort", "su", "tail", "touch"]
-APPLETS += ["tr", "true", "tty", "umount", "wc", "yes"]
+APPLETS += ["init", "mount", "nc", "poweroff", "ps", "pwd", "readlink", "reboot", "rm", "sed", "seq", "sh", "sleep"]
+APPLETS += ["sort", "su", "tail", "touch", "tr", "true", "tty", "umount", "wc", "xargs", "yes"]
 PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n"
 GROUP = "root:x:0:\napp:x:1000:\nstaff:x:50:app\nvideo:x:44:app\n"
 
@@ -78,6 +78,7 @@ def running(
     config: str | None,
     container: Container | None = None,
     *,
+    folders: Mapping[str, Container] | None = None,
     cpus: int = 2,
     without: Sequence[str] = (),
     instead: Mapping[str, bytes] | None = None,
@@ -88,9 +89,9 @@ def running(
 ) -> Iterator[qemu.Machine]:
     """A guest of `assets` with this init-oci.conf (None: without one) and the container in the folder /container.
 
-    `without` names assets to leave out, `instead` gives others in place of them, `vsock` is a
-    device by which the test talks with the guest, `extra` are arguments for QEMU, `typed` is what to type on the
-    console once a line is on it.
+    `folders` are more such folders, `without` names assets to leave out, `instead` gives others in place of them,
+    `vsock` is a device by which the test talks with the guest, `extra` are arguments for QEMU, `typed` is what to type
+    on the console once a line is on it.
     """
     install_commands([qemu.PROGRAM])
     initramfs = Initramfs()
@@ -103,6 +104,8 @@ def running(
             initramfs.file(place, (instead or {}).get(name, (assets / name).read_bytes()), mode)
     if container is not None:
         container.into_initramfs(initramfs, "container")
+    for name, files in (folders or {}).items():
+        files.into_initramfs(initramfs, name)
     appended = Initramfs()  # an archive of its own, as the contract has it for a host with many guests
     if config is not None:
         appended.file("init-oci.conf", config.encode())
