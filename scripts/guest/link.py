@@ -31,7 +31,7 @@ class Source(Protocol):
 
 
 class Link:
-    """Everything here happens in the thread of `loop`.
+    """Everything here happens in the thread of `loop`; `on_stop` is called when the guest has gone.
 
     `ports` has, for each port of the host that listens, what gives a socket for a guest's port that asks, or None to
     refuse. `on_datagram` gets the guest's port, the host's and the payload. `complaints` are the guest's faults that
@@ -42,6 +42,7 @@ class Link:
         self.loop, self.guest_cid, self.behaviour = loop, guest_cid, behaviour
         self.ports: dict[int, Callable[[int], socket.socket | None]] = {}
         self.on_datagram: Callable[[int, int, bytes], None] = lambda source, port, payload: None
+        self.on_stop: Callable[[], None] = lambda: None
         self.complaints: list[str] = []
         self.streams: dict[tuple[int, int], Stream] = {}
         self._open_streams: set[Stream] = set()  # and those that the guest has closed, until the rest is written
@@ -71,6 +72,7 @@ class Link:
         """End every stream without a word to the guest."""
         for stream in list(self._open_streams):
             stream.close()
+        self.on_stop()
 
     def _kicked(self, index: int, kick: int) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -160,11 +160,11 @@ def busybox() -> bytes:
 
 
 def compile_guest_program(source: str, scratch: Path) -> bytes:
-    """A static arm64 program from tests/guest/`source`."""
+    """A static arm64 program from tests/guest/`source`, which may be a pattern of several files."""
     install_commands(["aarch64-linux-gnu-gcc"])
     if not Path("/usr/aarch64-linux-gnu/lib/libc.a").exists():
         install_packages(["libc6-dev-arm64-cross"])
     program = scratch / "program"
-    gcc = ["aarch64-linux-gnu-gcc", "-std=gnu11", "-Os", "-Wall", "-Wextra", "-Werror", "-static", "-s"]
-    subprocess.run([*gcc, str(SOURCES / source), "-o", str(program)], check=True)
+    gcc = ["aarch64-linux-gnu-gcc", "-std=gnu11", "-Os", "-Wall", "-Wextra", "-Werror", "-static", "-s", "-pthread"]
+    subprocess.run([*gcc, *map(str, sorted(SOURCES.glob(source))), "-o", str(program)], check=True)
     return program.read_bytes()
