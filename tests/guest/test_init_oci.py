@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import struct
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from scripts.guest import qemu
 from tests.support import guest
 from tests.support.guest import Container, assert_ended_well, boot, configuration, said, scripted
 
@@ -281,28 +278,3 @@ def test_commands_have_a_namespace_after_an_entrypoint_that_was_pid_1(built_set:
     order = ["exit status 9", "idle", "the image restarts"]
     assert [line for line in said(seen, "init-oci: ") if line in order] == order
     assert "reboot: Restarting system" in seen.text
-
-
-def without_padding(tree: bytes) -> bytes:
-    """A flattened device tree of 1 MiB, as QEMU dumps it, is more than a kernel takes when QEMU loads it again."""
-    structure, strings = struct.unpack_from(">II", tree, 8)
-    strings_size, structure_size = struct.unpack_from(">II", tree, 32)
-    end = max(structure + structure_size, strings + strings_size)
-    return tree[:4] + struct.pack(">I", end) + tree[8:end]
-
-
-def test_where_nothing_can_power_off_it_restarts(built_set: Path, tmp_path: Path) -> None:
-    """The device tree is QEMU's, but for the PSCI that it names; and without PSCI QEMU's machine cannot restart."""
-    tree = tmp_path / "tree.dtb"
-    dump = [qemu.PROGRAM, *qemu.MACHINE, "-m", qemu.MEMORY, "-display", "none", "-machine", f"dumpdtb={tree}"]
-    subprocess.run(dump, check=True, capture_output=True)
-    names = b"arm,psci-1.0\0arm,psci-0.2\0arm,psci\0"
-    assert tree.read_bytes().count(names) == 1
-    tree.write_bytes(without_padding(tree.read_bytes()).replace(names, names.replace(b"arm,", b"none")))
-    config = configuration("sh", "-c", "exit 3")
-    with guest.running(built_set, tmp_path, config, Container(), cpus=1, extra=["-dtb", str(tree)]) as machine:
-        machine.wait_for("reboot: ", guest.LIMIT)
-        lines = [line.text for line in machine.lines]
-    restart = [line for line in lines if line.startswith(("init-oci: exit", "init-oci: error")) or "reboot: " in line]
-    assert restart[:2] == ["init-oci: exit status 3", "init-oci: error: no power off in the device tree; restarting"]
-    assert restart[2].endswith("reboot: Restarting system"), "and not a halt"
