@@ -7,7 +7,7 @@ class BuildError(SupermachineKernelError):
     """What keeps a build from being right: file or URL, expected, found, what to do."""
 
 
-class WrongContent(Exception):
+class ContentMismatchError(Exception):
     """The content of a file is not what it should be; who knows the file's name makes a BuildError of it."""
 
     def __init__(self, expected: str, found: str) -> None:

@@ -1,35 +1,70 @@
-"""Where the cache is, and how builds share it; its faults are in test_transfer_faults."""
+"""Where the cache is, how builds share it, and what may happen to it."""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import errno
+import json
 import os
+import random
+import shutil
+import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.fetch.cache import Cache, cache_folder
-from scripts.asset_build.lock import LockedFile
+from scripts.asset_build.fetch.locked_files import fetch
+from scripts.asset_build.release_layout import release_folder
+from supermachine_kernel._version import VERSION
+from tests.support import no_flock
+from tests.support.faults_page import injects
+from tests.support.faulty import FaultyHost, Reply, Request, serve
+from tests.support.small_release import (
+    FOUR,
+    HALF,
+    LOCKED_FOUR,
+    PACKED,
+    PACKED_FOUR,
+    PROJECT,
+    UNPACKED,
+    assert_refused,
+    assert_right_bytes,
+    measure,
+    start_fetch,
+    write_lock,
+)
 
-WANTED = LockedFile(7, hashlib.sha256(b"content").hexdigest())
-KINDS = ["link", "hard link", "pipe"]
+WANTED = measure(b"content")
+ENTRY = measure(UNPACKED).sha256
 
 
-def put(kind: str, path: Path) -> Path:
-    """Put what somebody else may at `path`; a file that is to stay as it is, linked there or not."""
-    outside = path.parent / "outside"
-    outside.write_text("important")
-    if kind == "link":
-        path.symlink_to(outside)
-    elif kind == "hard link":
-        os.link(outside, path)
-    else:
-        os.mkfifo(path)
-    return outside
+def whole(request: Request, reply: Reply) -> None:
+    reply.whole(PACKED)
+
+
+def serve_four(pause: float) -> contextlib.AbstractContextManager[FaultyHost]:
+    """A slow host of all four files: 4 KiB, then `pause` seconds."""
+
+    def answer(request: Request, reply: Reply) -> None:
+        content = PACKED_FOUR[request.path.rpartition("/")[2]]
+        reply.head("200 OK", Content_Length=len(content))
+        reply.trickle(content, 4096, pause)
+
+    return serve(answer)
+
+
+def assert_right_four(output: str) -> None:
+    found = {name: digest for name, (_, digest) in json.loads(output).items()}
+    assert found == {name: asset.unpacked.sha256 for name, asset in LOCKED_FOUR.assets.items()}
+
+
+# --- where it is ---
 
 
 @pytest.mark.parametrize(
@@ -39,21 +74,32 @@ def put(kind: str, path: Path) -> Path:
         ("linux", {"XDG_CACHE_HOME": "/y", "HOME": "/z"}, "/y/supermachine-kernel/release"),
         ("linux", {"HOME": "/z"}, "/z/.cache/supermachine-kernel/release"),
         ("linux", {"HOME": "/z", "XDG_CACHE_HOME": "y"}, "/z/.cache/supermachine-kernel/release"),
-        (
-            "linux",
-            {"HOME": "/z", "XDG_CACHE_HOME": "", "SUPERMACHINE_CACHE_DIR": ""},
-            "/z/.cache/supermachine-kernel/release",
-        ),
+        ("linux", {"HOME": "/z", "XDG_CACHE_HOME": ""}, "/z/.cache/supermachine-kernel/release"),
         ("darwin", {"SUPERMACHINE_CACHE_DIR": "/x", "HOME": "/z"}, "/x"),
         ("darwin", {"XDG_CACHE_HOME": "/y", "HOME": "/z"}, "/z/Library/Caches/supermachine-kernel/release"),
     ],
 )
-def test_the_folder(platform: str, environ: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_where_the_platform_keeps_caches(
+    platform: str, environ: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "platform", platform)
     assert cache_folder(environ) == Path(expected)
 
 
-def test_an_entry_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that is run under a number."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 1 << 30)
+    assert cache_folder({"XDG_CACHE_HOME": "/y"}) == Path("/y/supermachine-kernel/release")
+    with pytest.raises(BuildError, match="SUPERMACHINE_CACHE_DIR"):
+        cache_folder({})
+
+
+# --- its entries ---
+
+
+def test_an_entry_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "deep" / "cache")
     with cache.entry(WANTED) as file:
         file.write(b"content")
@@ -68,52 +114,53 @@ def test_an_entry_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"contenT", b"content "])
-def test_an_entry_that_is_not_what_it_says_is_none(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / WANTED.sha256).write_bytes(content)
-    assert Cache(tmp_path).find(WANTED) is None
+@injects("damaged cache")
+@pytest.mark.parametrize("damage", [b"", UNPACKED[:-1], bytes(len(UNPACKED))], ids=["empty", "short", "zeros"])
+def test_a_damaged_entry_is_fetched_anew(
+    environ: dict[str, str], tmp_path: Path, damage: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    entry = tmp_path / "cache" / ENTRY
+    entry.parent.mkdir()
+    entry.write_bytes(damage)
+    with serve(whole) as host:
+        assert_right_bytes({**environ, "SUPERMACHINE_RELEASE_URL": host.url})
+        assert_right_bytes({**environ, "SUPERMACHINE_RELEASE_URL": host.url})
+    assert len(host.requests) == 1
+    assert f"{entry}: damaged; fetching it anew" in capfd.readouterr().err
 
 
-def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container that is run under a number."""
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.delenv("HOME", raising=False)
-    monkeypatch.setattr(os, "getuid", lambda: 1 << 30)
-    assert cache_folder({"XDG_CACHE_HOME": "/y"}) == Path("/y/supermachine-kernel/release")
-    with pytest.raises(BuildError, match="SUPERMACHINE_CACHE_DIR"):
-        cache_folder({})
+def test_a_folder_under_the_name_of_an_entry_is_an_error(
+    environ: dict[str, str], release: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "cache" / ENTRY).mkdir(parents=True)
+    with pytest.raises(BuildError, match=f"{ENTRY}: .* a folder"):
+        assert_right_bytes({**environ, "SUPERMACHINE_RELEASE_URL": str(release)})
 
 
-def test_a_folder_under_an_entrys_name_is_said_before_the_fetch(tmp_path: Path) -> None:
-    (tmp_path / WANTED.sha256).mkdir()
-    assert Cache(tmp_path).find(WANTED) is None
-    with pytest.raises(BuildError, match=f"{WANTED.sha256}: .* a folder"), Cache(tmp_path).entry(WANTED):
-        pytest.fail("nothing is to be fetched")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_file_under_an_entrys_name_is_replaced(tmp_path: Path, kind: str) -> None:
-    outside = put(kind, tmp_path / WANTED.sha256)
-    assert Cache(tmp_path).find(WANTED) is None
-    with Cache(tmp_path).entry(WANTED) as file:
-        file.write(b"content")
-    assert Cache(tmp_path).find(WANTED) == tmp_path / WANTED.sha256
+@pytest.mark.parametrize("suffix", ["", ".lock"], ids=["entry", "lock"])
+@pytest.mark.parametrize("kind", ["link", "hard link", "pipe"])
+def test_what_somebody_else_put_there_is_not_written_to(
+    kind: str, suffix: str, environ: dict[str, str], release: Path, tmp_path: Path
+) -> None:
+    path, outside = tmp_path / "cache" / f"{ENTRY}{suffix}", tmp_path / "outside"
+    path.parent.mkdir()
+    outside.write_text("important")
+    outside.chmod(0o640)
+    if kind == "link":
+        path.symlink_to(outside)
+    elif kind == "hard link":
+        os.link(outside, path)
+    else:
+        os.mkfifo(path)
+    assert_right_bytes({**environ, "SUPERMACHINE_RELEASE_URL": str(release)})
     assert outside.read_text() == "important"
+    assert outside.stat().st_mode & 0o777 == 0o640
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_lock_that_is_not_ours_is_let_be(tmp_path: Path, kind: str) -> None:
-    outside = put(kind, tmp_path / f"{WANTED.sha256}.lock")
-    with Cache(tmp_path).alone(WANTED, threading.Event(), 0.1):
-        pass
-    assert outside.read_text() == "important"
-
-
-def test_only_what_killed_builds_left_is_swept(tmp_path: Path) -> None:
-    own = f"{WANTED.sha256}.123-0123abcd.tmp"
-    others = ["x.tmp", "editor.1-2.tmp", f"{WANTED.sha256}.tmp", f"{own}.tmp", f"x{own}"]
-    link, young = f"{WANTED.sha256}.124-0123abcd.tmp", f"{WANTED.sha256}.125-0123abcd.tmp"
-    for name in (own, "probe.1-0123abcd.tmp", *others, young):
+def test_only_temporary_files_of_killed_builds_are_removed(tmp_path: Path) -> None:
+    own, link, young = (f".{digit * 32}.tmp" for digit in "abc")
+    others = ["x.tmp", ".editor.tmp", f"{own}.tmp", own[1:]]
+    for name in (own, *others, young):
         (tmp_path / name).touch()
     (tmp_path / link).symlink_to(others[0])
     for path in tmp_path.iterdir():
@@ -123,7 +170,100 @@ def test_only_what_killed_builds_left_is_swept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, link, young])
 
 
-def test_one_at_a_time(tmp_path: Path) -> None:
+# --- caches that cannot be written ---
+
+
+@injects("read-only cache")
+def test_a_read_only_cache_is_read_and_the_rest_goes_with_the_build(environ: dict[str, str], tmp_path: Path) -> None:
+    cache, temporary = tmp_path / "cache", tmp_path / "temporary"
+    cache.mkdir()
+    temporary.mkdir()
+    held = LOCKED_FOUR.assets["kernel"].unpacked
+    (cache / held.sha256).write_bytes(FOUR["kernel"])
+    lock = write_lock(tmp_path / "lock")
+    open_to_all(tmp_path)
+    cache.chmod(0o555)
+    temporary.chmod(0o777)
+    with serve_four(0) as host:
+        environ.update(SUPERMACHINE_RELEASE_URL=host.url, TMPDIR=str(temporary))
+        running = start_fetch(lock, environ, "--as-nobody")
+        output, notes = running.communicate(timeout=60)
+    cache.chmod(0o755)
+    assert running.returncode == 0, notes
+    assert_right_four(output)
+    assert len(host.requests) == 3
+    assert [path.name for path in cache.iterdir()] == [held.sha256]
+    assert list(temporary.iterdir()) == []
+    assert f"note: {cache} cannot be written (Permission denied)" in notes
+
+
+def open_to_all(folder: Path) -> None:
+    """pytest's folders are their owner's alone; the unprivileged user must come through."""
+    for path in (folder, *folder.parents):
+        with contextlib.suppress(PermissionError):
+            path.chmod(path.stat().st_mode | 0o055)
+        if path.name.startswith("pytest-of-"):
+            return
+
+
+@injects("full cache")
+@pytest.mark.skipif(sys.platform != "linux", reason="tmpfs is Linux's")
+@pytest.mark.parametrize("size", ["64k", "300k"], ids=["for the download", "for the unpacked file"])
+def test_a_full_cache_is_named(size: str, environ: dict[str, str], release: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "full"
+    folder.mkdir()
+    prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0777", "tmpfs", str(folder)]
+    subprocess.run([*prefix, *mount], check=True)
+    try:
+        environ.update(SUPERMACHINE_RELEASE_URL=str(release), SUPERMACHINE_CACHE_DIR=str(folder))
+        assert_refused(environ, "No space left on device", "SUPERMACHINE_CACHE_DIR", str(folder))
+    finally:
+        subprocess.run([*prefix, "umount", str(folder)], check=True)
+
+
+def test_a_file_in_place_of_the_cache_is_named(environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("not a folder")
+    assert_refused(environ, "found a file in its way", "SUPERMACHINE_CACHE_DIR")
+
+
+@injects("deleted cache")
+def test_a_cache_that_is_deleted_during_the_download_is_made_again(environ: dict[str, str], tmp_path: Path) -> None:
+    def answer(request: Request, reply: Reply) -> None:
+        reply.head("200 OK", Content_Length=len(PACKED))
+        reply.send(PACKED[:HALF])
+        shutil.rmtree(tmp_path / "cache")
+        reply.send(PACKED[HALF:])
+
+    with serve(answer) as host:
+        assert_right_bytes({**environ, "SUPERMACHINE_RELEASE_URL": host.url})
+    assert len(host.requests) == 1
+
+
+@pytest.mark.parametrize("times", [1, 1000])
+def test_a_cleaner_that_removes_temporary_files_is_borne_or_named(
+    times: int, environ: dict[str, str], release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is deleted at the worst moment, when it is whole and about to be renamed."""
+    left, replace = iter(range(times)), os.replace
+
+    def clean_and_replace(source: str, target: str) -> None:
+        if next(left, None) is not None:
+            Path(source).unlink()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", clean_and_replace)
+    environ["SUPERMACHINE_RELEASE_URL"] = str(release)
+    if times == 1:
+        assert_right_bytes(environ)
+    else:
+        assert_refused(environ, "expected a cache that keeps what is written to it", "SUPERMACHINE_CACHE_DIR")
+
+
+# --- several builds ---
+
+
+def test_one_build_at_a_time_makes_an_entry(tmp_path: Path) -> None:
     inside: list[int] = []
     most: list[int] = []
 
@@ -142,7 +282,110 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     assert most == [1] * 8
 
 
-def test_patience_with_another_build_ends(tmp_path: Path) -> None:
+def test_another_build_is_not_waited_for_without_end(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     with cache.alone(WANTED, threading.Event(), 30), cache.alone(WANTED, threading.Event(), 0.1):
         pass
+
+
+@injects("killed")
+@pytest.mark.slow
+def test_a_build_killed_at_any_moment_leaves_nothing_that_is_not_whole(environ: dict[str, str], tmp_path: Path) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    lock = write_lock(tmp_path / "lock")
+    with serve_four(0.02) as host:
+        environ["SUPERMACHINE_RELEASE_URL"] = host.url
+        command = [sys.executable, "-m", "tests.support.fetch_killed", str(lock), str(seed), "100", "0.3"]
+        done = subprocess.run(
+            command, cwd=PROJECT, env={**os.environ, **environ}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        middle = json.loads(done.stdout)["killed in the middle"]
+        assert middle >= 20, f"{middle} of 100 were killed in the middle: the moments miss the fetch"
+        running = start_fetch(lock, environ)
+        output, errors = running.communicate(timeout=60)
+    assert running.returncode == 0, errors
+    assert_right_four(output)
+
+
+@injects("many builds")
+@pytest.mark.slow
+@pytest.mark.parametrize("locks", [True, False], ids=["with locks", "without locks"])
+def test_many_builds_share_a_cold_cache(locks: bool, environ: dict[str, str], tmp_path: Path) -> None:
+    """With locks, each file is asked for once: the others wait for the one that fetches it."""
+    lock = write_lock(tmp_path / "lock")
+    if not locks:
+        environ.update(no_flock.variables(tmp_path, errno.ENOLCK))
+    with serve_four(0.05) as host:
+        environ["SUPERMACHINE_RELEASE_URL"] = host.url
+        running = [start_fetch(lock, environ) for _ in range(16)]
+        outputs = [one.communicate(timeout=120) for one in running]
+    for one, (output, errors) in zip(running, outputs):
+        assert one.returncode == 0, errors
+        assert_right_four(output)
+    if locks:
+        paths = sorted(request.path for request in host.requests)
+        assert paths == sorted(f"/{release_folder(VERSION)}/{name}" for name in PACKED_FOUR)
+
+
+def test_many_threads_mend_a_damaged_cache_together(environ: dict[str, str], tmp_path: Path) -> None:
+    """None takes away what another has just put there."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for asset in LOCKED_FOUR.assets.values():
+        (cache / asset.unpacked.sha256).write_bytes(b"damaged")
+    start = threading.Barrier(8)
+    with serve_four(0) as host, ThreadPoolExecutor(8) as pool:
+        environ["SUPERMACHINE_RELEASE_URL"] = host.url
+
+        def build(_: int) -> dict[str, bytes]:
+            start.wait()
+            return {name: path.read_bytes() for name, path in fetch(LOCKED_FOUR, environ).items()}
+
+        for files in pool.map(build, range(8)):
+            assert files == FOUR
+
+
+# --- a Python that lacks a module ---
+
+_WITHOUT = """\
+import sys
+for name in sys.argv[1].split(","):
+    sys.modules[name] = None
+sys.argv = [sys.argv[0], *sys.argv[2:]]
+from tests.support.fetch_process import main
+sys.exit(main())
+"""
+
+
+@injects("missing module")
+@pytest.mark.parametrize("module", ["_lzma", "_ssl", "zlib", "requests", "tqdm"])
+def test_a_missing_module_is_named_where_something_must_be_fetched(
+    module: str, environ: dict[str, str], tmp_path: Path
+) -> None:
+    lock = write_lock(tmp_path / "lock")
+    with serve_four(0) as host:
+        environ["SUPERMACHINE_RELEASE_URL"] = host.url
+        done = fetch_without(module, lock, environ)
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(
+            f"error: {sys.executable}: expected the module {module}, to fetch the assets, found none;"
+        )
+        assert host.requests == []
+
+
+def test_no_module_is_missed_where_the_cache_has_everything(environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    for content in FOUR.values():
+        (tmp_path / "cache" / measure(content).sha256).write_bytes(content)
+    done = fetch_without("_lzma,_ssl,zlib,requests,tqdm", write_lock(tmp_path / "lock"), environ)
+    assert done.returncode == 0, done.stderr
+    assert_right_four(done.stdout)
+
+
+def fetch_without(modules: str, lock: Path, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", _WITHOUT, modules, str(lock)]
+    inside = {**os.environ, **environ}
+    return subprocess.run(command, cwd=PROJECT, env=inside, capture_output=True, text=True, timeout=60, check=False)

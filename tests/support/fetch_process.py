@@ -18,6 +18,8 @@ def main() -> int:
     locked = read_lock_file(Path(sys.argv[1])).set()
     assert locked is not None
     if "--as-nobody" in sys.argv and os.geteuid() == 0:  # modes do not bind root
+        from scripts.asset_build.fetch import missing_files  # noqa: F401  it lies where nobody may not read
+
         os.setgroups([])
         os.setgid(65534)
         os.setuid(65534)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -14,52 +13,13 @@ from pathlib import Path
 import pytest
 
 from scripts.asset_build.file_lock import file_lock
+from tests.support import no_flock
 
-_FLOCK = """\
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <stdlib.h>
-#include <sys/file.h>
-
-/* As NFS answers: EBADF for an exclusive lock of a descriptor that cannot write (flock(2), NFS details). */
-int flock(int fd, int operation)
-{
-    int wanted = atoi(getenv("FLOCK_ERRNO"));
-    int mode = fcntl(fd, F_GETFL) & O_ACCMODE;
-    if (wanted == EBADF && ((operation & LOCK_SH) || mode != O_RDONLY))
-        return 0;
-    errno = wanted;
-    return -1;
-}
-"""
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is Linux's")
 
 
-@pytest.fixture(scope="session")
-def preload(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library that answers flock() with the error in FLOCK_ERRNO."""
-    if sys.platform != "linux":
-        pytest.skip("LD_PRELOAD is of Linux")
-    folder = tmp_path_factory.mktemp("preload")
-    (folder / "flock.c").write_text(_FLOCK)
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    assert compiler, "no C compiler; install gcc"
-    command = [
-        compiler,
-        "-Wall",
-        "-Werror",
-        "-shared",
-        "-fPIC",
-        "-o",
-        str(folder / "flock.so"),
-        str(folder / "flock.c"),
-    ]
-    subprocess.run(command, check=True)
-    return folder / "flock.so"
-
-
-def run_without_flock(preload: Path, error: int, program: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, "LD_PRELOAD": str(preload), "FLOCK_ERRNO": str(error)}
+def run_without_flock(folder: Path, error: int, program: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, **no_flock.variables(folder, error)}
     return subprocess.run(
         [sys.executable, *program], cwd=cwd, env=environ, capture_output=True, text=True, timeout=300, check=False
     )
@@ -70,23 +30,23 @@ def run_without_flock(preload: Path, error: int, program: list[str], cwd: Path) 
     [(errno.EBADF, None), (errno.ENOLCK, os.strerror(errno.ENOLCK)), (errno.ENOSYS, os.strerror(errno.ENOSYS))],
 )
 def test_the_work_goes_on_where_the_file_system_has_no_locks(
-    preload: Path, error: int, reason: str | None, project: Path, tmp_path: Path
+    error: int, reason: str | None, project: Path, tmp_path: Path
 ) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom scripts.asset_build.file_lock import file_lock\n"
         "with file_lock(Path(sys.argv[1])) as not_held:\n    print(not_held)"
     )
-    done = run_without_flock(preload, error, ["-c", program, str(tmp_path / "lock")], project)
+    done = run_without_flock(tmp_path, error, ["-c", program, str(tmp_path / "lock")], project)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{reason}\n"
 
 
 @pytest.mark.parametrize("error", [errno.EBADF, errno.ENOLCK, errno.ENOSYS], ids=errno.errorcode.get)
 def test_a_checkout_without_locks_makes_its_sdist_and_says_so(
-    preload: Path, error: int, copy_of_checkout: Path, tmp_path: Path
+    error: int, copy_of_checkout: Path, tmp_path: Path
 ) -> None:
     program = ["setup.py", "-q", "sdist", "--dist-dir", str(tmp_path / "out")]
-    done = run_without_flock(preload, error, program, copy_of_checkout)
+    done = run_without_flock(tmp_path, error, program, copy_of_checkout)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out").glob("*.tar.gz"))) == 1
     warnings = [line for line in done.stderr.splitlines() if "cannot be locked" in line]
@@ -100,12 +60,12 @@ def test_a_checkout_without_locks_makes_its_sdist_and_says_so(
 
 
 @pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS], ids=errno.errorcode.get)
-def test_a_home_without_locks_is_used_and_said_so(preload: Path, error: int, project: Path, tmp_path: Path) -> None:
+def test_a_home_without_locks_is_used_and_said_so(error: int, project: Path, tmp_path: Path) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom scripts.machine.cache import locked\n"
         "with locked(Path(sys.argv[1])):\n    print('done')"
     )
-    done = run_without_flock(preload, error, ["-c", program, str(tmp_path / "venv.lock")], project)
+    done = run_without_flock(tmp_path, error, ["-c", program, str(tmp_path / "venv.lock")], project)
     assert (done.returncode, done.stdout) == (0, "done\n")
     assert done.stderr == (
         f"warning: {tmp_path / 'venv.lock'}: cannot be locked ({os.strerror(error)}); "

@@ -1,30 +1,32 @@
-"""The cache of unpacked release files: content-addressed, shared by any number of builds, never trusted."""
+"""The cache of unpacked release files: they bear their SHA-256 as name, any number of builds share them."""
 
 import contextlib
 import errno
 import os
 import re
-import secrets
 import stat
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Optional
 
+from ..atomic_write import replacing
 from ..digests import file_sha256
 from ..errors import BuildError
 from ..file_lock import file_lock
 from ..lock import LockedFile
 
 _ABANDONED = 24 * 3600.0
-"""Seconds after which a temporary file is a killed build's."""
-_TEMPORARY = re.compile(r"([0-9a-f]{64}|probe)\.[0-9]+-[0-9a-f]{8}\.tmp")
+"""Seconds after which a temporary file is one that a killed build left."""
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+"""The names that `replacing` gives to its temporary files."""
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
-    """SUPERMACHINE_CACHE_DIR, else a folder in the project's part of the user's cache."""
+    """SUPERMACHINE_CACHE_DIR, else a folder in the project's part of the user's cache. Raises BuildError."""
     if environ.get("SUPERMACHINE_CACHE_DIR"):
         return Path(environ["SUPERMACHINE_CACHE_DIR"]).absolute()
     return user_cache(environ) / "release"
@@ -43,10 +45,8 @@ def _home(environ: Mapping[str, str]) -> Path:
     try:
         return Path(environ.get("HOME") or Path.home())
     except (RuntimeError, KeyError) as error:  # KeyError: Python 3.9
-        raise BuildError(
-            f"HOME: expected the user's home, for the cache, found none for user id {os.getuid()}; set HOME, or "
-            "SUPERMACHINE_CACHE_DIR to a folder"
-        ) from error
+        expected, found = "the user's home folder, for the cache", f"none for user id {os.getuid()}"
+        raise BuildError("HOME", expected, found, "set HOME, or SUPERMACHINE_CACHE_DIR to a folder") from error
 
 
 class Cache:
@@ -60,84 +60,69 @@ class Cache:
         return self.folder / wanted.sha256
 
     def find(self, wanted: LockedFile) -> Optional[Path]:
-        """The entry, once it is proven; None where there is none, or one that is damaged."""
+        """The entry, once its content is proven; None where there is none, or one that is damaged."""
         path = self.path(wanted)
-        try:
+        with contextlib.suppress(OSError):
             if path.stat().st_size == wanted.size and file_sha256(path) == wanted.sha256:
                 return path
-        except OSError:
-            pass
         return None
 
     def prepare(self) -> Optional[str]:
-        """Make the folder and see that it can be written; else why not (a read-only cache can still be read).
+        """Make the folder; the reason where it cannot be written: a read-only cache can still be read.
 
-        Temporary files that a killed build left there are removed. Raises BuildError when the folder is a file.
+        Temporary files that killed builds left there are removed. Raises BuildError if the folder is a file.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            probe = self._temporary("probe")
-            probe.touch()
-            probe.unlink()
-            self._sweep()
-        except (FileExistsError, NotADirectoryError) as error:
-            cure = "set SUPERMACHINE_CACHE_DIR to a folder"
-            raise BuildError(
-                f"{self.folder}: expected a folder for the cache, found a file in its way; {cure}"
-            ) from error
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise self._unwritable(error) from error
-            return error.strerror
-        return None
-
-    @contextlib.contextmanager
-    def entry(self, wanted: LockedFile) -> Iterator[BinaryIO]:
-        """A new file, which becomes the entry when the block has ended without an error.
-
-        A damaged entry is replaced by it. Raises BuildError when it cannot be written, FileNotFoundError when the
-        folder was deleted meanwhile.
-        """
-        path = self.path(wanted)
-        if path.is_dir() and not path.is_symlink():
-            raise BuildError(f"{path}: expected the cached file, found a folder in its place; remove it")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self._temporary(wanted.sha256)
-        try:
-            with temporary.open("xb") as file:
-                yield file
-            temporary.replace(path)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise self._unwritable(error) from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-
-    @contextlib.contextmanager
-    def alone(self, wanted: LockedFile, stop: threading.Event, patience: float) -> Iterator[None]:
-        """Let one build at a time make an entry, and the others find it; they wait `patience` seconds at most."""
-        with contextlib.ExitStack() as stack:
-            with contextlib.suppress(OSError):  # without the lock, several builds fetch the same bytes, and that is all
-                path = self.path(wanted).with_suffix(".lock")
-                stack.enter_context(file_lock(path, timeout=patience, stop=stop))
-            yield
-
-    def _temporary(self, name: str) -> Path:
-        return self.folder / f"{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-
-    def _sweep(self) -> None:
-        """Remove what the cache itself named, and no other program's file: the folder may be anybody's."""
-        for path in self.folder.glob("*.tmp"):
+        with self.writing():
+            try:
+                self.temporary().close()
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                    raise
+                return error.strerror
+        for path in self.folder.glob(".*.tmp"):  # the folder may be anybody's: no other file is touched
             with contextlib.suppress(OSError):
                 found = path.lstat()
                 old = found.st_mtime < time.time() - _ABANDONED
                 if old and stat.S_ISREG(found.st_mode) and _TEMPORARY.fullmatch(path.name):
                     path.unlink()
+        return None
 
-    def _unwritable(self, error: OSError) -> BuildError:
-        return BuildError(
-            f"{self.folder}: expected a cache that can be written, found: {error.strerror}; make room there, or set "
-            "SUPERMACHINE_CACHE_DIR to another folder"
-        )
+    def temporary(self) -> BinaryIO:
+        """A file without a name, on the disk of the cache, which is gone when it is closed. Raises OSError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryFile(dir=self.folder)
+
+    @contextlib.contextmanager
+    def entry(self, wanted: LockedFile) -> Iterator[BinaryIO]:
+        """A new file, which becomes the entry, in place of a damaged one, when the block has ended without an error.
+
+        Raises BuildError for a folder of that name, and OSError; FileNotFoundError if the file was deleted meanwhile.
+        """
+        path = self.path(wanted)
+        if path.is_dir() and not path.is_symlink():
+            raise BuildError(str(path), "the cached file", "a folder in its place", "remove it")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            yield file
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Raise a BuildError, which names the cache, instead of an OSError from writing to it."""
+        try:
+            yield
+        except (FileExistsError, NotADirectoryError) as error:
+            cure = "set SUPERMACHINE_CACHE_DIR to a folder"
+            raise BuildError(str(self.folder), "a folder for the cache", "a file in its way", cure) from error
+        except OSError as error:
+            cure = "make room there, or set SUPERMACHINE_CACHE_DIR to another folder"
+            found = error.strerror or str(error)
+            raise BuildError(str(self.folder), "a cache that can be written", found, cure) from error
+
+    @contextlib.contextmanager
+    def alone(self, wanted: LockedFile, stop: threading.Event, timeout: float) -> Iterator[None]:
+        """Let one build at a time make an entry, and the others find it; they wait `timeout` seconds at most."""
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # without the lock, several builds fetch the same bytes, and that is all
+                path = self.path(wanted).with_suffix(".lock")
+                stack.enter_context(file_lock(path, timeout=timeout, stop=stop))
+            yield

@@ -1,6 +1,7 @@
 """Make a release and its lock: the release layout from a verified set, the lock from a published release."""
 
 import hashlib
+import io
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from supermachine_kernel._assets import ASSETS, SET, Asset
 from supermachine_kernel._version import VERSION
 
 from ..atomic_write import write_atomically
-from ..errors import BuildError, WrongContent
-from ..fetch.locked_files import Base, in_parallel, is_offline, parse_base
+from ..errors import BuildError, ContentMismatchError
 from ..fetch.progress import Progress
-from ..fetch.transfer import PATIENCE, shown
-from ..fetch.xz import Unpacker, pack
+from ..fetch.release_location import ReleaseLocation
+from ..fetch.release_url import display_url, is_offline, parse_location
+from ..fetch.transfer import Expected
+from ..fetch.xz import pack, unpack
 from ..lock import Lock, LockedAsset, LockedFile, LockedSet, format_lock, read_lock_file
 from ..release_layout import SUMS_NAME, format_sums, packed_name, parse_sums
 from ..wheel.sources import Source
@@ -62,47 +64,29 @@ def lock_published(text: str, environ: Mapping[str, str], locked: Optional[Locke
     A release does not say how it was built: the build info stays that of `locked` where that is the same set,
     and is none otherwise. Raises BuildError.
     """
-    location = parse_base(text, "--from")
+    location = parse_location(text, "--from")
     if is_offline(environ) and isinstance(location, str):
-        raise BuildError(f"{shown(location)}: SUPERMACHINE_OFFLINE keeps it from being asked; unset it")
+        raise BuildError(f"{display_url(location)}: SUPERMACHINE_OFFLINE keeps it from being asked", cure="unset it")
     with tempfile.TemporaryDirectory(prefix="supermachine-kernel-") as folder, Progress(None) as progress:
-        base = Base(location, environ.get("GITHUB_TOKEN"), PATIENCE, progress, "--from")
-        sums = _fetch_sums(base)
+        base = ReleaseLocation(location, environ.get("GITHUB_TOKEN"), progress, setting="--from")
+        sums = base.run_all({SUMS_NAME: lambda: _fetch_sums(base)})[SUMS_NAME]
 
         def job(asset: Asset) -> Callable[[], LockedAsset]:
             return lambda: _fetch_measured(base, sums, asset, Path(folder, asset.name))
 
-        assets = in_parallel({asset.name: job(asset) for asset in ASSETS}, base.stop)
+        assets = base.run_all({asset.name: job(asset) for asset in ASSETS})
         files = {asset.name: Path(folder, asset.name) for asset in ASSETS}
-        urls = {asset.name: base.where(packed_name(SET, asset.name)) for asset in ASSETS}
+        urls = {asset.name: base.display(packed_name(SET, asset.name)) for asset in ASSETS}
         verified = verify_set(Source("published", files, urls=urls), locked)
     return LockedSet(SET, assets, verified.build)
 
 
-class _Text:
-    """Takes a small file as text."""
-
-    def __init__(self) -> None:
-        self.content = b""
-
-    def restart(self) -> None:
-        self.content = b""
-
-    def write(self, data: bytes) -> None:
-        self.content += data
-        if len(self.content) > _SUMS_LIMIT:
-            raise WrongContent(f"at most {_SUMS_LIMIT} bytes of sha256sum's output", "more")
-
-    def finish(self) -> None:
-        pass
-
-
-def _fetch_sums(base: Base) -> dict[str, str]:
-    text = _Text()
-    base.bring(SUMS_NAME, text, None)
-    where, expected = base.where(SUMS_NAME), ", ".join(packed_name(SET, asset.name) for asset in ASSETS)
+def _fetch_sums(base: ReleaseLocation) -> dict[str, str]:
+    text = io.BytesIO()
+    base.fetch(SUMS_NAME, text, Expected(_SUMS_LIMIT))
+    where, expected = base.display(SUMS_NAME), ", ".join(packed_name(SET, asset.name) for asset in ASSETS)
     try:
-        sums = parse_sums(text.content.decode())
+        sums = parse_sums(text.getvalue().decode())
     except ValueError as error:
         raise BuildError(f"{where}: expected sha256sum's output, found {str(error)!r}; stage it anew") from error
     missing = [packed_name(SET, asset.name) for asset in ASSETS if packed_name(SET, asset.name) not in sums]
@@ -111,19 +95,16 @@ def _fetch_sums(base: Base) -> dict[str, str]:
     return sums
 
 
-def _fetch_measured(base: Base, sums: Mapping[str, str], asset: Asset, path: Path) -> LockedAsset:
-    """Fetch and unpack one asset to `path`: what it measures, once it is proven by `sums`."""
+def _fetch_measured(base: ReleaseLocation, sums: Mapping[str, str], asset: Asset, path: Path) -> LockedAsset:
+    """Fetch and unpack one asset to `path`: its size and SHA-256, packed and unpacked."""
     name, largest = packed_name(SET, asset.name), asset.sizes[1]
-    measures: list[LockedAsset] = []
-
-    def prove_sum(measured: LockedAsset) -> None:
-        if measured.packed.sha256 != sums[name]:
-            raise WrongContent(f"SHA-256 {sums[name]} ({SUMS_NAME})", measured.packed.sha256)
-        measures.append(measured)
-
-    with path.open("wb") as file, Unpacker(file, largest + _INCOMPRESSIBLE, largest, prove_sum) as unpacker:
-        base.bring(name, unpacker, None)
-    return measures[-1]
+    with path.open("wb") as file, tempfile.TemporaryFile(dir=path.parent) as packed:
+        base.fetch(name, packed, Expected(largest + _INCOMPRESSIBLE, sha256=sums[name], said_by=SUMS_NAME))
+        try:
+            unpacked = unpack(packed, file, largest)
+        except ContentMismatchError as mismatch:
+            raise base.mismatch_error(name, mismatch) from mismatch
+        return LockedAsset(unpacked, LockedFile(packed.tell(), sums[name]))
 
 
 def plan_lock(path: Path, new: LockedSet, *, replace: bool) -> Change:

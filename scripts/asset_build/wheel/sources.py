@@ -131,7 +131,7 @@ def tree_candidates(project: Path, environ: Mapping[str, str]) -> list[Path]:
 
 
 def _release(project: Path, environ: Mapping[str, str]) -> Source:
-    from ..fetch.locked_files import NotAtHand, fetch
+    from ..fetch.locked_files import OfflineError, fetch
 
     locked: Optional[LockedSet] = read_lock(project).set(SET)
     if locked is None:
@@ -145,7 +145,7 @@ def _release(project: Path, environ: Mapping[str, str]) -> Source:
         )
     try:
         return Source("release", fetch(locked, environ))
-    except NotAtHand as error:
+    except OfflineError as error:
         raise NoSourceError(_no_source_message(project, environ, f"3. release: {error}")) from error
 
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import cast
 
 import pytest
 
 from scripts.asset_build.errors import BuildError
-from scripts.asset_build.fetch.locked_files import Base, is_offline, parse_base
-from scripts.asset_build.fetch.progress import Progress
-from scripts.asset_build.fetch.transfer import PATIENCE, Sink
+from scripts.asset_build.fetch.release_url import display_url, is_offline, parse_location
 from scripts.asset_build.release_layout import BASE, release_folder
 from supermachine_kernel._version import VERSION
+from tests.support.small_release import NAME, assert_refused
 
 
 @pytest.mark.parametrize(
@@ -35,8 +33,8 @@ from supermachine_kernel._version import VERSION
         ("a:b", Path.cwd() / "a:b"),
     ],
 )
-def test_a_base(text: str | None, expected: str | Path) -> None:
-    assert parse_base(text) == expected
+def test_a_url_or_folder_is_taken(text: str | None, expected: str | Path) -> None:
+    assert parse_location(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -46,37 +44,48 @@ def test_a_base(text: str | None, expected: str | Path) -> None:
         "https:mirror.example",
         "https://",
         "https://mirror.example:port",
-        "https://mirror.example/?a=b",
         "https://[::1",
         "file://elsewhere/a",
         "file://",
     ],
 )
-def test_a_base_that_is_none(text: str) -> None:
+def test_what_is_neither_url_nor_folder_is_refused(text: str) -> None:
     with pytest.raises(BuildError, match="SUPERMACHINE_RELEASE_URL") as error:
-        parse_base(text)
+        parse_location(text)
     assert text in str(error.value)
     assert "expected an https" in str(error.value)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    "text", ["htp://user:hunter2@host/a", "http://user:hunter2@host:99999/a", "http://u:hunter2@h/x?y"]
+    "text",
+    [
+        "htp://user:hunter2@host/a",
+        "http://user:hunter2@host:99999/a",
+        "http://u:hunter2@h/x?y",
+        "https://mirror.example/a?signature=hunter2",
+        "https://mirror.example/a#hunter2",
+        "https://[mirror.example/a?signature=hunter2",
+        "htp://user:hunter2@host/a?b@c",
+        "https:user:hunter2@host",
+    ],
 )
-def test_credentials_of_a_base_that_is_none_are_not_shown(text: str) -> None:
+def test_neither_password_nor_query_of_a_refused_base_is_shown(text: str) -> None:
     with pytest.raises(BuildError) as refused:
-        parse_base(text, "--from")
+        parse_location(text, "--from")
     assert "hunter2" not in str(refused.value)
     assert str(refused.value).startswith("--from=")
 
 
-def test_a_pipe_in_a_folder_release_does_not_hang(tmp_path: Path) -> None:
-    """A lone pipe would be waited for without end."""
+def test_neither_password_nor_query_of_a_url_is_shown() -> None:
+    assert display_url("https://user:pass@host:1/path?signature=x#y") == "https://host:1/path"
+
+
+def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path, environ: dict[str, str]) -> None:
     folder = tmp_path / release_folder(VERSION)
     folder.mkdir()
-    os.mkfifo(folder / "aarch64-kernel.xz")
-    with Progress(1) as progress, pytest.raises(BuildError, match="no regular file"):
-        Base(tmp_path, None, PATIENCE, progress).bring("aarch64-kernel.xz", cast(Sink, None), 1)
+    os.mkfifo(folder / NAME)
+    assert_refused({**environ, "SUPERMACHINE_RELEASE_URL": str(tmp_path)}, "no regular file")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +95,7 @@ def test_a_pipe_in_a_folder_release_does_not_hang(tmp_path: Path) -> None:
         *((value, False) for value in (None, "", "0", "false", "no", "False", "NO")),
     ],
 )
-def test_offline(value: str | None, offline: bool) -> None:
+def test_offline_has_words_for_yes_and_no(value: str | None, offline: bool) -> None:
     assert is_offline({} if value is None else {"SUPERMACHINE_OFFLINE": value}) is offline
 
 
@@ -96,9 +105,3 @@ def test_a_value_of_offline_that_says_neither_is_refused(value: str) -> None:
     with pytest.raises(BuildError, match=r"SUPERMACHINE_OFFLINE=.*expected 1, true or yes") as refused:
         is_offline({"SUPERMACHINE_OFFLINE": value})
     assert "\n" not in str(refused.value)
-
-
-def test_a_base_that_is_not_encrypted_is_warned_of_in_any_case(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(1) as progress:
-        Base(parse_base("HTTP://mirror.invalid"), None, PATIENCE, progress)
-    assert "http://mirror.invalid is not encrypted" in capsys.readouterr().err
