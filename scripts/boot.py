@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Boot the four assets, of a wheel or of a folder, in QEMU and check the guest contract stage by stage."""
+"""Boot the four assets, of a wheel or a folder, in QEMU: check the guest contract stage by stage, or run an image."""
 
 from __future__ import annotations
 
@@ -18,17 +18,22 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from scripts.asset_build.errors import BuildError
 from scripts.guest import qemu
 from scripts.guest.initramfs import Initramfs
+from scripts.guest.oci_image import read_image
+from scripts.guest.oci_run import Run, Volume, run_image
 from scripts.machine import environments
 from scripts.machine.arguments import existing
 from scripts.machine.errors import SetupError, WheelError
 from scripts.machine.install import install as install_wheel
 from scripts.machine.packages import install_commands
-from scripts.machine.program import run_program
+from scripts.machine.program import log, run_program
 
 NAMES = ("init-oci", "kernel", "smpark.ko", "supermachine-agent")
 LAST_LINES = 20
+NOT_RUN = 125
+"""The exit status with --oci when the image could not be run, as docker and podman have it."""
 CONTAINER = "container"
 PROGRAM = "bin/supermachine-agent"
 """The container's only program is the agent itself: its selftest checks the guest from within."""
@@ -38,11 +43,16 @@ stages, in order: the kernel is up; init-oci is PID 1; smpark.ko is loaded and i
 overlay; the container's entrypoint runs and its output is seen; PARK and UNPARK do what they say; a command runs
 through the agent over vsock loopback; the entrypoint's exit status is seen; the guest powers off.
 
-exit status: 0 PASS, 1 a stage failed, 2 usage
+With --oci an image for linux/arm64 is run instead: an OCI layout or an archive of one, or an archive of docker save.
+COMMAND takes the place of its Cmd. Its layers become block devices, its configuration init-oci.conf; its output and
+errors are shown line by line. QEMU emulates the processor, so this is many times slower than the real host.
+
+exit status: 0 PASS, 1 a stage failed, 2 usage; with --oci the image's own, and 125 if it could not be run
 
 examples:
   python3 scripts/boot.py dist/*.whl
   python3 scripts/boot.py kernel-build/out/aarch64 --cpus 2 --verbose
+  python3 scripts/boot.py --oci layout:latest dist/*.whl -- /bin/sh -c 'uname -a'
 """
 
 
@@ -81,7 +91,9 @@ class BootError(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 PASS, 1 a stage failed, 2 usage."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
+    if options.oci is not None:
+        return _run_image(options)
     try:
         install_commands([qemu.PROGRAM])
         with tempfile.TemporaryDirectory(prefix="supermachine-boot-") as scratch:
@@ -100,15 +112,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 def boot_assets(source: Path, scratch: Path, options: argparse.Namespace) -> qemu.Boot:
     """Boot the assets of a wheel or a folder, writing into `scratch` only. Raises BootError."""
+    folder = assets_folder(source, scratch)
+    initramfs = scratch / "initramfs.cpio.gz"
+    initramfs.write_bytes(make_initramfs(folder))
+    say = _say if options.verbose else lambda line: None
+    kernel = folder / "kernel"
+    with qemu.Machine(kernel, initramfs, cpus=options.cpus, memory=options.memory, on_line=say) as machine:
+        return machine.wait(options.timeout)
+
+
+def assets_folder(source: Path, scratch: Path) -> Path:
+    """The folder with the four files: `source`, or where a wheel was installed in `scratch`. Raises BootError."""
     folder = source if source.is_dir() else install(source, scratch)
     missing = [name for name in NAMES if not (folder / name).is_file()]
     if missing:
         raise BootError(f"{folder}: expected {', '.join(NAMES)}, found no {', '.join(missing)}; build the set first")
-    initramfs = scratch / "initramfs.cpio.gz"
-    initramfs.write_bytes(make_initramfs(folder))
-    say = _say if options.verbose else lambda line: None
-    with qemu.Machine(folder / "kernel", initramfs, cpus=options.cpus, on_line=say) as machine:
-        return machine.wait(options.timeout)
+    return folder
 
 
 def install(wheel: Path, scratch: Path) -> Path:
@@ -160,6 +179,26 @@ def describe_failure(boot: qemu.Boot, reached: list[Reached], limit: float) -> s
         return ending
     stage = STAGES[len(reached)]
     return f"{stage.name}: expected a console line like {stage.proof!r}; {ending}"
+
+
+def _run_image(options: argparse.Namespace) -> int:
+    """Run the image of --oci; its exit status."""
+    run = Run(options.command, options.volume, options.cpus, options.memory, options.timeout)
+    try:
+        install_commands([qemu.PROGRAM, "mksquashfs", "zstd"])
+        with tempfile.TemporaryDirectory(prefix="supermachine-boot-") as scratch, read_image(options.oci) as image:
+            return run_image(
+                image,
+                assets_folder(options.assets, Path(scratch)),
+                run,
+                Path(scratch),
+                on_output=lambda line: print(line, flush=True),
+                on_error=lambda line: print(line, file=sys.stderr, flush=True),
+                on_console=log if options.verbose else lambda line: None,
+            )
+    except (BuildError, BootError, WheelError, SetupError, TimeoutError) as error:
+        print(f"boot.py: {error}", file=sys.stderr)
+        return NOT_RUN
 
 
 def _say(line: qemu.Line) -> None:
@@ -214,12 +253,62 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _memory(text: str) -> str:
+    if not re.fullmatch(r"[1-9][0-9]{0,6}[MG]", text):
+        raise argparse.ArgumentTypeError(f"{text}: expected a size such as 512M or 2G")
+    return text
+
+
+def _volume(text: str) -> Volume:
+    file, _, rest = text.partition(":")
+    path, _, mode = rest.partition(":")
+    if not path.startswith("/") or mode not in ("", "ro", "rw"):
+        raise argparse.ArgumentTypeError(f"{text}: expected FILE:PATH or FILE:PATH:ro, with an absolute PATH")
+    if not Path(file).is_file():
+        raise argparse.ArgumentTypeError(f"{file}: expected a file with an ext4 or XFS file system, found none")
+    return Volume(Path(file).absolute(), path, read_only=mode == "ro")
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    words = sys.argv[1:] if arguments is None else arguments
+    end = words.index("--") if "--" in words else len(words)
+    options = parser.parse_args(words[:end])
+    options.command = words[end + 1 :]
+    if options.oci is None and (options.command or options.volume):
+        parser.error("a command after -- and --volume go with --oci")
+    if options.oci is not None and options.json:
+        parser.error("--json goes without --oci: the output is the image's")
+    if options.timeout is None and options.oci is None:
+        options.timeout = 120.0
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="boot.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="boot.py",
+        usage="%(prog)s [OPTION...] WHEEL_OR_DIR [-- COMMAND...]",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("assets", type=_source, metavar="WHEEL_OR_DIR", help="a wheel, or a folder with the four files")
-    parser.add_argument("--timeout", type=_seconds, default=120.0, metavar="SECONDS", help="the whole boot's (120)")
+    parser.add_argument(
+        "command", nargs="*", metavar="COMMAND", help="after --: what the image runs instead of its Cmd"
+    )
+    parser.add_argument("--oci", metavar="LAYOUT[:TAG]", help="run this image: a layout's folder, or an archive")
+    parser.add_argument(
+        "--volume",
+        type=_volume,
+        action="append",
+        default=[],
+        metavar="FILE:PATH[:ro]",
+        help="mount a file with ext4 or XFS",
+    )
+    parser.add_argument(
+        "--memory", type=_memory, default=qemu.MEMORY, metavar="SIZE", help=f"the guest's ({qemu.MEMORY})"
+    )
+    parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="of the whole boot (120; with --oci none)")
     parser.add_argument("--cpus", type=_cpus, default=4, metavar="N", help="the guest's CPUs, 1 to 8 (4)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--verbose", action="store_true", help="show the console on stderr as it comes")

@@ -24,6 +24,8 @@ PACKAGE_OF = {
     "openssl": "openssl",
     "curl": "curl",
     "xz": "xz-utils",
+    "zstd": "zstd",
+    "skopeo": "skopeo",
     "git": "git",
     "gcc": "gcc",
     "cppcheck": "cppcheck",

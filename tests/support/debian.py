@@ -33,6 +33,12 @@ def image(*packages: str) -> Path:
     return _kept("image-" + _digest(names), ".squashfs", lambda scratch: _make_image(scratch, names))
 
 
+def layer(*packages: str) -> Path:
+    """The same as a tar, for a layer of an OCI image."""
+    names = sorted({*BASE, *packages})
+    return _kept("layer-" + _digest(names), ".tar", lambda scratch: _make_layer(scratch, names))
+
+
 def file(package: str, path: str) -> Path:
     """One file of a package, `path` being relative to the root."""
     return _kept("file-" + _digest([package, path]), "", lambda scratch: _fetch_file(scratch, package, path))
@@ -52,6 +58,21 @@ def _kept(name: str, suffix: str, make: Callable[[Path], Path]) -> Path:
 
 
 def _make_image(scratch: Path, names: list[str]) -> Path:
+    root, made = _make_root(scratch, names), scratch / "image.squashfs"
+    squash = ["mksquashfs", str(root), str(made), "-quiet", "-no-progress", "-comp", "zstd", "-Xcompression-level", "3"]
+    subprocess.run(squash, check=True, stdout=subprocess.DEVNULL)
+    return made
+
+
+def _make_layer(scratch: Path, names: list[str]) -> Path:
+    root, made = _make_root(scratch, names), scratch / "layer.tar"
+    subprocess.run(
+        ["tar", "--create", "--numeric-owner", "--file", str(made), "--directory", str(root), "."], check=True
+    )
+    return made
+
+
+def _make_root(scratch: Path, names: list[str]) -> Path:
     root = scratch / "root"
     for name in _MERGED:
         (root / "usr" / name).mkdir(parents=True)
@@ -61,10 +82,7 @@ def _make_image(scratch: Path, names: list[str]) -> Path:
         _unpack(package, root)
     for master in (root / "usr/share/base-passwd").glob("*.master"):
         shutil.copy(master, root / "etc" / master.stem)
-    made = scratch / "image.squashfs"
-    squash = ["mksquashfs", str(root), str(made), "-quiet", "-no-progress", "-comp", "zstd", "-Xcompression-level", "3"]
-    subprocess.run(squash, check=True, stdout=subprocess.DEVNULL)
-    return made
+    return root
 
 
 def _fetch_file(scratch: Path, package: str, path: str) -> Path:

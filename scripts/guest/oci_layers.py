@@ -1,0 +1,222 @@
+"""The layers of an OCI image as squashfs files, from which overlayfs makes the image's root.
+
+A layer says what it removes by names that begin with `.wh.` (OCI image specification, layer.md). overlayfs has a
+character device 0, 0 for a removed file and the attribute `trusted.overlay.opaque` for a folder that hides those below
+(Documentation/filesystems/overlayfs.rst).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gzip
+import hashlib
+import os
+import stat
+import subprocess
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from scripts.guest.oci_image import Image, ImageError, Layer
+
+_WHITEOUT = ".wh."
+_OPAQUE = ".wh..wh..opq"
+_OPAQUE_ATTRIBUTE = "SCHILY.xattr.trusted.overlay.opaque"
+"""The key by which star, GNU tar and mksquashfs keep an extended attribute in a pax header."""
+_CHUNK = 1 << 20
+
+
+def write_layers(image: Image, folder: Path, progress: Callable[[str], None]) -> list[Path]:
+    """Write each layer of `image` as a squashfs into `folder`; return the files, the lowest layer first.
+
+    Owners, modes, extended attributes, hard links and device files are those of the layer. Raises ImageError for a
+    layer that is not what its digest says, or that no file system could hold.
+    """
+    folders: dict[str, tarfile.TarInfo] = {}
+    written = []
+    for number, layer in enumerate(image.layers):
+        progress(f"layer {number + 1} of {len(image.layers)}: {layer.diff_id.partition(':')[2][:16]}")
+        path = folder / f"layer-{number}.squashfs"
+        with tempfile.TemporaryFile(dir=folder) as unpacked:
+            _unpack(image, layer, unpacked)
+            unpacked.seek(0)
+            _write_layer(image.where(layer), unpacked, path, folders)
+        written.append(path)
+    return written
+
+
+# --- from the blob to the tar ---
+
+
+def _unpack(image: Image, layer: Layer, target: IO[bytes]) -> None:
+    """Write the layer's tar to `target`. Raises ImageError unless blob and tar have the digests that are stated."""
+    where, cure = image.where(layer), "make the image again, or copy it again"
+    blob, content = hashlib.sha256(), hashlib.sha256()
+    with image.open(layer) as stored, tempfile.TemporaryFile() as packed:
+        while chunk := stored.read(_CHUNK):
+            blob.update(chunk)
+            packed.write(chunk)
+        packed.seek(0)
+        try:
+            for chunk in _decompressed(packed):
+                content.update(chunk)
+                target.write(chunk)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ImageError(where, "a compressed tar", f"damage: {error}", cure) from error
+    for digest, stated in ((blob, layer.digest), (content, layer.diff_id)):
+        if stated is not None and stated != f"sha256:{digest.hexdigest()}":
+            raise ImageError(where, stated, f"sha256:{digest.hexdigest()}", cure)
+
+
+def _decompressed(packed: IO[bytes]) -> Iterator[bytes]:
+    magic = packed.read(4)
+    packed.seek(0)
+    if magic.startswith(b"\x1f\x8b"):
+        with gzip.open(packed) as file:
+            yield from iter(lambda: file.read(_CHUNK), b"")
+    elif magic == b"\x28\xb5\x2f\xfd":
+        yield from _decompressed_by_zstd(packed)
+    else:
+        yield from iter(lambda: packed.read(_CHUNK), b"")
+
+
+def _decompressed_by_zstd(packed: IO[bytes]) -> Iterator[bytes]:
+    os.lseek(packed.fileno(), 0, os.SEEK_SET)  # zstd shares the descriptor and not Python's buffer
+    command = ["zstd", "--decompress", "--stdout", "--quiet"]
+    with subprocess.Popen(command, stdin=packed, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        yield from iter(lambda: process.stdout.read(_CHUNK), b"")  # type: ignore[union-attr]
+        message = process.stderr.read().decode(errors="replace").strip()
+    if process.returncode:
+        raise EOFError(message)
+
+
+# --- from the tar to the squashfs ---
+
+
+def _write_layer(where: str, layer: IO[bytes], path: Path, folders: dict[str, tarfile.TarInfo]) -> None:
+    # -tar: names, owners, modes, links and attributes come from the tar on standard input.
+    command = ["mksquashfs", "-", str(path), "-tar", "-quiet", "-no-progress", "-comp", "zstd"]
+    command += ["-Xcompression-level", "1", "-noappend", "-exit-on-error", "-root-mode", "0755"]
+    try:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process:
+            assert process.stdin is not None and process.stdout is not None
+            with contextlib.suppress(BrokenPipeError), process.stdin:  # mksquashfs has ended, and says why
+                _translate(where, layer, process.stdin, folders)
+            message = process.stdout.read().decode(errors="replace").strip()
+        if process.returncode:
+            found = (message.splitlines() or [f"status {process.returncode}"])[-1]
+            raise ImageError(where, "a layer that mksquashfs can write", found, "see the message; make the image again")
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _translate(where: str, layer: IO[bytes], target: IO[bytes], folders: dict[str, tarfile.TarInfo]) -> None:
+    """Write the tar again with overlayfs's own marks.
+
+    `folders` are the folders of the layers below, and this layer's are added to them.
+    """
+    try:
+        with tarfile.open(fileobj=layer, mode="r:") as source:
+            members = _by_name(where, source)
+            opaque = _opaque_folders(members)
+            with tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT) as translated:
+                for name, member in sorted(members.items(), key=_order):
+                    for parent in _missing_parents(name, members, folders):
+                        translated.addfile(parent)
+                    entry = _translated(name, member, members)
+                    if entry is None:
+                        continue
+                    if name in opaque:
+                        entry.pax_headers = {**entry.pax_headers, _OPAQUE_ATTRIBUTE: "y"}
+                    translated.addfile(entry, source.extractfile(member) if entry.isreg() else None)
+    except (tarfile.TarError, EOFError) as error:
+        raise ImageError(where, "a tar archive", f"damage: {error}", "make the image again") from error
+    folders.update({name: member for name, member in members.items() if member.isdir()})
+
+
+def _by_name(where: str, source: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
+    """The members by their path from the root; a later one of the same name takes the place of the earlier."""
+    members: dict[str, tarfile.TarInfo] = {}
+    for member in source:
+        parts = [part for part in member.name.split("/") if part not in ("", ".")]
+        if ".." in parts:
+            raise ImageError(f"{where}: {member.name}", "a name below the root", "..", "make the image again")
+        members.pop("/".join(parts), None)
+        members["/".join(parts)] = member
+    for name, member in members.items():
+        target = "/".join(part for part in member.linkname.split("/") if part not in ("", "."))
+        if member.islnk() and target not in members:
+            found = f"a hard link to {member.linkname}, which is not in the layer"
+            raise ImageError(f"{where}: {name}", "a file of the layer", found, "make the image again")
+    return members
+
+
+def _order(item: tuple[str, tarfile.TarInfo]) -> tuple[int, str]:
+    """Folders come before what is in them, and hard links after what they lead to."""
+    name, member = item
+    if member.isdir():
+        return 0, name
+    return (2, name) if member.islnk() else (1, name)
+
+
+def _opaque_folders(members: dict[str, tarfile.TarInfo]) -> set[str]:
+    """The folders that hide what is below: marked so, or removed and made again in the same layer."""
+    opaque = set()
+    for name in members:
+        parent, _, last = name.rpartition("/")
+        if last == _OPAQUE:
+            opaque.add(parent)
+        elif last.startswith(_WHITEOUT):
+            again = _join(parent, last[len(_WHITEOUT) :])
+            if again in members and members[again].isdir():
+                opaque.add(again)
+    return opaque
+
+
+def _missing_parents(
+    name: str, members: dict[str, tarfile.TarInfo], folders: dict[str, tarfile.TarInfo]
+) -> Iterator[tarfile.TarInfo]:
+    """The folders on the way to `name` that this layer does not name: as in a layer below, or as mkdir makes them.
+
+    Each is given once, since it is then a member.
+    """
+    parts = name.split("/")[:-1]
+    for depth in range(1, len(parts) + 1):
+        path = "/".join(parts[:depth])
+        if path not in members:
+            parent = copy.copy(folders.get(path)) or tarfile.TarInfo()
+            if path not in folders:
+                parent.mode, parent.type = 0o755, tarfile.DIRTYPE
+            parent.name = path
+            folders[path] = parent
+            members[path] = parent
+            yield parent
+
+
+def _translated(name: str, member: tarfile.TarInfo, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+    """The entry for the squashfs; None for a mark that needs none."""
+    parent, _, last = name.rpartition("/")
+    entry = copy.copy(member)
+    entry.name = name or "."
+    if member.islnk():
+        entry.linkname = "/".join(part for part in member.linkname.split("/") if part not in ("", "."))
+    if not last.startswith(_WHITEOUT):
+        return entry
+    removed = _join(parent, last[len(_WHITEOUT) :])
+    if last == _OPAQUE or removed in members:
+        return None
+    entry = tarfile.TarInfo(removed)
+    entry.type, entry.mode = tarfile.CHRTYPE, stat.S_IRUSR | stat.S_IWUSR
+    return entry
+
+
+def _join(parent: str, name: str) -> str:
+    return f"{parent}/{name}" if parent else name

@@ -1,0 +1,216 @@
+"""An OCI image's layers and configuration: what they become for the guest, and what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scripts.guest.oci_image import ImageError, read_image
+from scripts.guest.oci_layers import write_layers
+from scripts.guest.oci_run import Run, configuration
+from scripts.machine.packages import install_commands
+from tests.support import disk
+from tests.support.oci_layout import TAG, entry, layer, write
+
+D, LINK, SYMBOLIC, CHARACTER = tarfile.DIRTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE
+CAPABILITY = b"\x01\x00\x00\x02\x00\x20\x00\x00".ljust(20, b"\0").decode("utf-8", "surrogateescape")
+"""vfs_cap_data with CAP_NET_RAW, permitted and effective (linux/capability.h)."""
+LOWER = layer(
+    entry("./", D, mode=0o755),
+    entry("./etc", D, mode=0o711, uid=5),
+    entry("etc/keep", data=b"keep", mode=0o640, uid=1000, gid=50),
+    entry("etc/gone", data=b"gone"),
+    entry("etc/hard", LINK, linkname="./etc/keep"),
+    entry("null", CHARACTER, devmajor=1, devminor=3, mode=0o666),
+    entry("cap", data=b"p", mode=0o755, pax_headers={"SCHILY.xattr.security.capability": CAPABILITY}),
+    entry("opaque", D),
+    entry("opaque/old", data=b"old"),
+    entry("again", D),
+    entry("again/old", data=b"old"),
+    entry("link", SYMBOLIC, linkname="etc/keep"),
+)
+UPPER = layer(
+    entry("etc/.wh.gone"),
+    entry("opaque/.wh..wh..opq"),
+    entry("opaque", D),
+    entry("opaque/new", data=b"new"),
+    entry(".wh.again"),
+    entry("again", D),
+    entry("again/new", data=b"new"),
+)
+
+KEYS = st.sampled_from(["manifests", "annotations", "digest", "mediaType", "platform"])
+DOCUMENTS = st.recursive(
+    st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner), max_leaves=8
+)
+
+
+@pytest.fixture
+def merged(tmp_path: Path) -> Iterator[Path]:
+    """The two layers as overlayfs shows them, one on the other."""
+    disk.need_root()
+    layers = write_layers(read_image(str(write(tmp_path / "layout", [LOWER, UPPER], {}))), tmp_path, lambda line: None)
+    mounted = [tmp_path / "lower", tmp_path / "upper", tmp_path / "merged"]
+    for folder in mounted:
+        folder.mkdir()
+    lower = f"lowerdir={mounted[1]}:{mounted[0]}"
+    mounts = [
+        ["-o", "loop,ro", str(layers[0])],
+        ["-o", "loop,ro", str(layers[1])],
+        ["-t", "overlay", "overlay", "-o", lower],
+    ]
+    with contextlib.ExitStack() as stack:
+        for words, folder in zip(mounts, mounted):
+            subprocess.run(["mount", *words, folder], check=True)
+            stack.callback(lambda mounted: subprocess.run(["umount", mounted], check=True), folder)
+        yield mounted[2]
+
+
+@pytest.mark.slow
+def test_overlayfs_shows_what_the_layers_say(merged: Path) -> None:
+    listed = ["find", str(merged), "-mindepth", "1", "-printf", "%P %M %U:%G %n\n"]
+    found = subprocess.run(listed, capture_output=True, text=True, check=True).stdout
+    assert sorted(found.splitlines()) == [
+        "again drwxr-xr-x 0:0 2",
+        "again/new -rw-r--r-- 0:0 1",
+        "cap -rwxr-xr-x 0:0 1",
+        "etc drwx--x--x 5:0 1",
+        "etc/hard -rw-r----- 1000:50 2",
+        "etc/keep -rw-r----- 1000:50 2",
+        "link lrwxrwxrwx 0:0 1",
+        "null crw-rw-rw- 0:0 1",
+        "opaque drwxr-xr-x 0:0 2",
+        "opaque/new -rw-r--r-- 0:0 1",
+    ]
+    assert (merged / "etc/keep").read_bytes() == b"keep"
+    assert subprocess.run(["getcap", merged / "cap"], capture_output=True, text=True, check=True).stdout.endswith(
+        "cap_net_raw=ep\n"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["docker-archive", "oci-archive"])
+def test_an_archive_that_skopeo_writes_has_the_layers_of_the_layout(kind: str, tmp_path: Path) -> None:
+    install_commands(["skopeo"])
+    layout = write(tmp_path / "layout", [LOWER, UPPER], {"Cmd": ["/bin/true"]})
+    archive = tmp_path / "image.tar"
+    copy = ["skopeo", "--insecure-policy", "copy", "--override-os", "linux", "--override-arch", "arm64"]
+    subprocess.run([*copy, f"oci:{layout}:{TAG}", f"{kind}:{archive}:example:1"], check=True, capture_output=True)
+    with read_image(str(archive)) as image:
+        assert [each.diff_id for each in image.layers] == [each.diff_id for each in read_image(str(layout)).layers]
+        assert image.config["Cmd"] == ["/bin/true"]
+        assert len(write_layers(image, tmp_path, lambda line: None)) == 2
+
+
+def test_a_layer_compressed_by_zstd_is_read(tmp_path: Path) -> None:
+    install_commands(["zstd", "mksquashfs"])
+    layout = write(tmp_path / "layout", [LOWER], {})
+    packed = subprocess.run(["zstd", "-c"], input=LOWER, stdout=subprocess.PIPE, check=True).stdout
+    _replace_layer(layout, packed)
+    assert [path.name for path in write_layers(read_image(str(layout)), tmp_path, lambda line: None)] == [
+        "layer-0.squashfs"
+    ]
+
+
+def _replace_layer(layout: Path, packed: bytes) -> None:
+    """Have the layout's only layer be these bytes, with descriptors that fit."""
+    index = json.loads((layout / "index.json").read_text())
+    blobs = layout / "blobs" / "sha256"
+    manifest = json.loads((blobs / index["manifests"][0]["digest"].partition(":")[2]).read_text())
+    digest = hashlib.sha256(packed).hexdigest()
+    (blobs / digest).write_bytes(packed)
+    manifest["layers"][0]["digest"] = f"sha256:{digest}"
+    content = json.dumps(manifest).encode()
+    name = hashlib.sha256(content).hexdigest()
+    (blobs / name).write_bytes(content)
+    index["manifests"][0]["digest"] = f"sha256:{name}"
+    (layout / "index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("members", "found"),
+    [
+        ([entry("../evil", data=b"x")], r"\.\./evil: expected a name below the root, found \.\."),
+        ([entry("a", LINK, linkname="elsewhere")], "a: expected a file of the layer, found a hard link to elsewhere"),
+    ],
+)
+def test_a_layer_that_no_file_system_could_hold_is_refused(
+    members: list[tuple[tarfile.TarInfo, bytes]], found: str, tmp_path: Path
+) -> None:
+    image = read_image(str(write(tmp_path / "layout", [layer(*members)], {})))
+    with pytest.raises(ImageError, match=found):
+        write_layers(image, tmp_path, lambda line: None)
+    assert not list(tmp_path.glob("*.squashfs"))
+
+
+def test_a_damaged_blob_is_refused_by_its_digest(tmp_path: Path) -> None:
+    layout = write(tmp_path / "layout", [LOWER], {})
+    image = read_image(str(layout))
+    blob = layout / image.layers[0].name
+    blob.write_bytes(blob.read_bytes()[:-9] + b"wrong end")
+    with pytest.raises(ImageError, match="make the image again, or copy it again"):
+        write_layers(image, tmp_path, lambda line: None)
+
+
+def test_an_image_for_another_machine_is_refused(tmp_path: Path) -> None:
+    layout = write(tmp_path / "layout", [LOWER], {}, architecture="amd64")
+    with pytest.raises(ImageError, match="expected an image for linux/arm64, found one for linux/amd64"):
+        read_image(str(layout))
+
+
+def test_a_tag_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    layout = write(tmp_path / "layout", [LOWER], {}, tag="stable")
+    with pytest.raises(ImageError, match=r"expected the tag other, found 1 images: stable; name one as LAYOUT:TAG"):
+        read_image(f"{layout}:other")
+    assert len(read_image(f"{layout}:stable").layers) == 1
+
+
+@pytest.mark.parametrize("name", ["index.json", "manifest", "config"])
+def test_a_document_that_is_none_is_one_line(name: str, tmp_path: Path) -> None:
+    layout = write(tmp_path / "layout", [LOWER], {})
+    if name == "index.json":
+        (layout / name).write_text("{")
+    else:
+        index = json.loads((layout / "index.json").read_text())
+        digest = index["manifests"][0]["digest"].partition(":")[2]
+        if name == "config":
+            digest = json.loads((layout / "blobs/sha256" / digest).read_text())["config"]["digest"].partition(":")[2]
+        (layout / "blobs" / "sha256" / digest).write_text("[]")
+    with pytest.raises(ImageError, match="make the image again"):
+        read_image(str(layout))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200) | DOCUMENTS.map(lambda document: json.dumps(document).encode()))
+def test_no_index_is_a_traceback(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    folder = tmp_path_factory.mktemp("layout")
+    (folder / "index.json").write_bytes(content)
+    with pytest.raises(ImageError):
+        read_image(str(folder))
+
+
+def test_a_folder_that_is_no_layout_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"expected an OCI layout or a docker archive, found neither index\.json nor"):
+        read_image(str(tmp_path))
+    with pytest.raises(ImageError, match="expected a layout folder or an archive, found No such file"):
+        read_image(str(tmp_path / "none"))
+
+
+def test_a_command_takes_the_place_of_cmd_and_not_of_the_entrypoint() -> None:
+    config = {"Entrypoint": ["/entry"], "Cmd": ["default"], "Env": ["A=b", "none"], "User": "app", "WorkingDir": "/w"}
+    assert configuration(config, Run())[:2] == [("arg", "/entry"), ("arg", "default")]
+    settings = configuration(config, Run(command=["other", "words"]))
+    assert settings[:6] == [
+        ("arg", "/entry"), ("arg", "other"), ("arg", "words"), ("env", "A=b"), ("cwd", "/w"), ("user", "app")
+    ]  # fmt: skip
+    with pytest.raises(ImageError, match="expected an Entrypoint or a Cmd, found neither"):
+        configuration({}, Run())

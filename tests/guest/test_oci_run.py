@@ -1,0 +1,79 @@
+"""scripts/boot.py --oci, as its users run it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import debian
+from tests.support.oci_layout import TAG, busybox_layer, entry, layer, write
+
+LIMIT = 300
+"""Seconds for one command, on a machine that does many things at once."""
+
+
+def boot(project: Path, assets: Path, image: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(project / "scripts" / "boot.py"), "--oci", image, str(assets), "--cpus", "1", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT)
+
+
+@pytest.mark.slow
+def test_an_image_runs_as_its_configuration_says(project: Path, built_set: Path, tmp_path: Path) -> None:
+    """Layers in order, variables, working directory, user; output and errors apart; its exit status is ours."""
+    script = "echo $GREETING $0; cat /etc/a; ls /etc/removed; pwd; id -u; id -g; echo to errors >&2; exit 7"
+    config = {
+        "Entrypoint": ["/bin/sh", "-c"],
+        "Cmd": [script],
+        "Env": ["GREETING=hello", "PATH=/bin"],
+        "WorkingDir": "/made/for it",
+        "User": "1000:50",
+    }
+    first = layer(entry("etc/a", data=b"lower\n"), entry("etc/removed", data=b""))
+    second = layer(entry("etc/a", data=b"upper\n"), entry("etc/.wh.removed"))
+    layout = write(tmp_path / "layout", [busybox_layer(), first, second], config)
+
+    done = boot(project, built_set, f"{layout}:{TAG}")
+
+    assert done.returncode == 7, done.stderr
+    assert done.stdout.splitlines() == ["hello /bin/sh", "upper", "/made/for it", "1000", "50"]
+    assert done.stderr.splitlines() == ["ls: /etc/removed: No such file or directory", "to errors"]
+
+
+@pytest.mark.slow
+def test_a_command_replaces_cmd_and_a_volume_keeps_what_it_writes(
+    project: Path, built_set: Path, tmp_path: Path
+) -> None:
+    layout = write(tmp_path / "layout", [busybox_layer()], {"Cmd": ["/bin/false"], "Env": ["PATH=/bin"]})
+    volume = tmp_path / "volume.ext4"
+    subprocess.run(["mkfs.ext4", "-q", volume, "8M"], check=True, capture_output=True)
+    words = ["--volume", f"{volume}:/data", "--", "sh", "-c"]
+    assert boot(project, built_set, str(layout), *words, "echo kept > /data/file").returncode == 0
+    done = boot(
+        project, built_set, str(layout), *words[:1], f"{words[1]}:ro", *words[2:], "cat /data/file; touch /data/x"
+    )
+    assert (done.returncode, done.stdout) == (1, "kept\n"), done.stderr
+
+
+@pytest.mark.slow
+def test_debian_s_python_runs(project: Path, built_set: Path, tmp_path: Path) -> None:
+    tar = debian.layer("python3-minimal").read_bytes()
+    layout = write(tmp_path / "layout", [tar], {"Entrypoint": ["python3", "-c"]})
+    done = boot(project, built_set, str(layout), "--", "import sys, os; print(os.uname().machine, sys.version_info[0])")
+    assert (done.returncode, done.stdout) == (0, "aarch64 3\n"), done.stderr
+
+
+def test_what_cannot_be_run_ends_with_125_and_one_line(project: Path, built_set: Path, tmp_path: Path) -> None:
+    done = boot(project, built_set, str(tmp_path))
+    assert done.returncode == 125
+    assert done.stderr == (
+        f"boot.py: {tmp_path}: expected an OCI layout or a docker archive, found neither index.json nor manifest.json; "
+        "name its folder or file\n"
+    )
+    done = boot(project, built_set, str(write(tmp_path / "layout", [busybox_layer()], {})))
+    assert done.returncode == 125
+    assert (
+        done.stderr == "boot.py: the image: expected an Entrypoint or a Cmd, found neither; name a command after --\n"
+    )
