@@ -9,18 +9,20 @@ if not __package__:
     runpy.run_path(f"{__file__.rpartition('/')[0]}/_path.py")
 
 import argparse
+import ast
 import contextlib
 import json
 import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from email.parser import Parser
 from pathlib import Path
 from typing import Any
 
-from scripts import audit
 from scripts.asset_build import frontend
+from scripts.asset_build.audit.chain import audit
+from scripts.asset_build.audit.errors import AuditError
+from scripts.asset_build.audit.reader import PACKAGE, TAG, read_wheel
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.lock import LOCK_NAME
 from scripts.asset_build.paths import PROJECT
@@ -113,8 +115,8 @@ def _check(python: Path, wheel: Path) -> dict[str, Any]:
         target = Path(folder) / "site"
         install(python, wheel, target)
         try:
-            links = list(audit.audit(wheel, PROJECT / LOCK_NAME, target))
-        except audit.AuditError as error:
+            links = list(audit(wheel, PROJECT, PROJECT / LOCK_NAME, target))
+        except AuditError as error:
             raise WheelError(wheel.name, "a wheel that the audit passes", str(error)) from error
         command = [str(python), "-m", "supermachine_kernel", "verify"]
         inside = {**os.environ, "PYTHONPATH": str(target), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -123,13 +125,13 @@ def _check(python: Path, wheel: Path) -> dict[str, Any]:
             found = (done.stderr or done.stdout).strip()
             raise WheelError(wheel.name, "a wheel whose module verifies its assets once installed", found)
     log(f"  {len(links)} links of the audit hold")
-    content = audit.read_wheel(wheel)
-    fields = Parser().parsestr(content.metadata("WHEEL").decode())
-    manifest = content.manifest
+    content = read_wheel(wheel)
+    source = content.contents[f"{PACKAGE}/_manifest.py"].decode()
+    manifest = ast.literal_eval(source.partition("MANIFEST = ")[2])
     kept = ("set_digest", "origin", "kernel_release", "af_tsi", "assets")
     return {
         "version": manifest["version"],
-        "tag": fields["Tag"],
+        "tag": TAG,
         "size": wheel.stat().st_size,
         "sha256": content.sha256,
         **{name: manifest[name] for name in kept},

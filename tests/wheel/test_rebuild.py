@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,14 @@ from typing import Any
 import pytest
 
 from scripts import rebuild
-from scripts.asset_build.wheel.archive import write_wheel
+from scripts.asset_build.audit.chain import audit
+from scripts.asset_build.audit.compare import DIFF_LINES, Difference
+from scripts.asset_build.audit.reader import read_wheel
+from scripts.asset_build.audit.rebuild import compare_with_rebuilt
+from scripts.asset_build.lock import LOCK_NAME
+from scripts.asset_build.paths import PROJECT
+from scripts.asset_build.wheel.archive import wheel_archive
+from tests.support.wheels import archive_of
 
 pytestmark = pytest.mark.slow
 
@@ -36,8 +45,12 @@ def copied(wheel: Path, folder: Path, change: Callable[[zipfile.ZipInfo, bytes],
     return path
 
 
+def compared(wheel: Path, rebuilt: Path) -> list[Difference]:
+    return compare_with_rebuilt(read_wheel(wheel), read_wheel(rebuilt), PROJECT)
+
+
 def differences(wheel: Path, rebuilt: Path) -> list[tuple[str, str]]:
-    return [(difference.name.rpartition("/")[2], difference.what) for difference in rebuild.compare(wheel, rebuilt)]
+    return [(difference.name.rpartition("/")[2], difference.what) for difference in compared(wheel, rebuilt)]
 
 
 def test_the_real_wheel_is_rebuilt_identically(wheel: Path) -> None:
@@ -94,9 +107,9 @@ def set_date(entry: zipfile.ZipInfo, content: bytes) -> bytes:
     return content
 
 
-def deflate(entry: zipfile.ZipInfo, content: bytes) -> bytes:
+def store(entry: zipfile.ZipInfo, content: bytes) -> bytes:
     if entry.filename.endswith("NOTICE"):
-        entry.compress_type = zipfile.ZIP_DEFLATED
+        entry.compress_type = zipfile.ZIP_STORED
     return content
 
 
@@ -121,7 +134,7 @@ def edit_line_ends(entry: zipfile.ZipInfo, content: bytes) -> bytes:
     [
         (set_mode, ("init-oci", "mode")),
         (set_date, ("WHEEL", "date")),
-        (deflate, ("NOTICE", "compression")),
+        (store, ("NOTICE", "compression")),
         (drop, ("MIT.txt", "presence")),
         (edit_text, ("WHEEL", "content")),
         (edit_binary, ("smpark.ko", "content")),
@@ -135,18 +148,18 @@ def test_each_kind_of_difference_is_named(
 
 
 def test_how_a_text_and_a_binary_differ(wheel: Path, tmp_path: Path) -> None:
-    (text,) = rebuild.compare(copied(wheel, tmp_path, edit_text), wheel)
+    (text,) = compared(copied(wheel, tmp_path, edit_text), wheel)
     assert "-Root-Is-Purelib: true" in text.diff and "+Root-Is-Purelib: false" in text.diff
-    (binary,) = rebuild.compare(copied(wheel, tmp_path, edit_binary), wheel)
-    assert "at offset 99: ffff" in binary.wheel and "bytes, SHA-256 " in binary.rebuilt and not binary.diff
+    (binary,) = compared(copied(wheel, tmp_path, edit_binary), wheel)
+    assert "at offset 99: ffff" in binary.found and "bytes, SHA-256 " in binary.expected and not binary.diff
 
 
 def test_a_long_difference_is_cut(tmp_path: Path, wheel: Path) -> None:
     def change(entry: zipfile.ZipInfo, content: bytes) -> bytes:
         return b"".join(b"x\n" for _ in range(500)) if entry.filename.endswith("GPL-2.0-only.txt") else content
 
-    (found,) = rebuild.compare(copied(wheel, tmp_path, change), wheel)
-    assert len(found.diff) == rebuild.DIFF_LINES + 1 and found.diff[-1].endswith(" more lines")
+    (found,) = compared(copied(wheel, tmp_path, change), wheel)
+    assert len(found.diff) == DIFF_LINES + 1 and found.diff[-1].endswith(" more lines")
 
 
 def test_another_order_and_bytes_around_the_members(wheel: Path, tmp_path: Path) -> None:
@@ -157,9 +170,7 @@ def test_another_order_and_bytes_around_the_members(wheel: Path, tmp_path: Path)
         for entry, content in reversed(entries):
             other.writestr(entry, content)
     assert differences(tmp_path / wheel.name, wheel) == [("members", "order, from number 1,")]
-    with (tmp_path / wheel.name).open("wb") as file:
-        write_wheel(((entry.filename, content) for entry, content in entries), file)
-        file.write(b"more")
+    (tmp_path / wheel.name).write_bytes(archive_of({e.filename: content for e, content in entries}) + b"more")
     assert differences(tmp_path / wheel.name, wheel) == [(wheel.name, "the archive around its members")]
 
 
@@ -168,16 +179,45 @@ def test_what_is_no_wheel(content: bytes | None, wheel: Path, tmp_path: Path) ->
     path = tmp_path / wheel.name
     path.write_bytes(wheel.read_bytes()[:-100_000] if content is None else content)
     done = run(path)
-    assert done.returncode == 1 and f"{path}: expected a wheel with the assets, found" in done.stderr
+    assert done.returncode == 1 and f"{path}: expected a whole zip archive, found" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_a_damaged_member(wheel: Path, tmp_path: Path) -> None:
     data = bytearray(wheel.read_bytes())
-    data[data.index(b"Permission is hereby granted")] ^= 1
+    data[data.index(b"LICENSES/MIT.txt") + 200] ^= 1
     (tmp_path / wheel.name).write_bytes(data)
     done = run(tmp_path / wheel.name)
-    assert done.returncode == 1 and "MIT.txt damaged" in done.stderr
+    assert done.returncode == 1 and "MIT.txt: expected " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_another_compressor_is_named_where_only_it_differs(wheel: Path, tmp_path: Path) -> None:
+    """A wheel that zlib has compressed, as a later libdeflate might: the same files, and so it is said."""
+    streams, contents = {}, {}
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            contents[name] = archive.read(name)
+            packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+            streams[name] = packer.compress(contents[name]) + packer.flush()
+    (tmp_path / wheel.name).write_bytes(wheel_archive(contents, streams))
+    (found,) = compared(tmp_path / wheel.name, wheel)
+    assert re.fullmatch(r"the compressed form of \d+ members, and nothing of what is in them,", found.what)
+    assert re.search(r"by libdeflate of deflate \d+\.\d+\.\d+, level 12$", found.expected)
+    assert list(audit(tmp_path / wheel.name, PROJECT, PROJECT / LOCK_NAME)), "the audit compares what is in them"
+
+
+@pytest.mark.parametrize("program", ["audit.py", "rebuild.py"])
+def test_a_crlf_checkout_is_named(program: str, wheel: Path, copy_of_checkout: Path, built_set: Path) -> None:
+    """Git on Windows, or core.autocrlf, has turned every line end: other members, under the same name."""
+    shutil.copytree(built_set, copy_of_checkout / "kernel-build/out/aarch64")
+    for path in (copy_of_checkout / "supermachine_kernel").glob("*.py"):
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    done = run(wheel, script=str(copy_of_checkout / "scripts" / program))
+    assert done.returncode == 1, done.stderr
+    assert (
+        "this checkout has CRLF line ends: run `git config core.autocrlf input` and check it out again" in done.stdout
+    )
 
 
 def test_usage(tmp_path: Path) -> None:

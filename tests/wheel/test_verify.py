@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from packaging.version import Version
 from setuptools.command.bdist_wheel import safe_version
 
-from scripts import audit
+from scripts.asset_build.audit.chain import audit
 from scripts.asset_build.digests import set_digest
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.lock import LockedAsset, LockedFile, LockedSet
@@ -284,4 +284,4 @@ def test_a_set_whose_digest_begins_with_digits_and_a_zero_can_be_built(
     wheel, _ = release.build(unlocked_checkout, folder, tmp_path / "out")
     assert wheel.name.split("-")[1] == f"{VERSION}+custom.0x{label}"
     lock = unlocked_checkout / "assets.lock.json"
-    assert list(audit.audit(wheel, lock))
+    assert list(audit(wheel, unlocked_checkout, lock))

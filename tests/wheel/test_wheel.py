@@ -90,7 +90,7 @@ def test_modes_dates_and_order(wheel: Path) -> None:
     for entry in entries:
         assert entry.external_attr >> 16 == (0o100755 if entry.filename in programs else 0o100644), entry.filename
         assert entry.date_time == (1980, 1, 1, 0, 0, 0)
-        assert entry.compress_type == zipfile.ZIP_STORED
+        assert entry.compress_type == zipfile.ZIP_DEFLATED
     assert entries[-1].filename.endswith(".dist-info/RECORD")
 
 

@@ -15,22 +15,19 @@ from urllib.parse import quote
 
 from supermachine_kernel._assets import ASSETS, KERNEL, Asset
 
-from ..errors import BuildError
-from ..lock import LOCK_NAME
-from .package_data import manifest_of
-from .sources import BUILD_INFO
-from .verify import VerifiedSet
+from ...errors import BuildError
+from ...lock import LOCK_NAME
+from ..package_data import manifest_of
+from ..sources import BUILD_INFO
+from ..verify import VerifiedSet
+from .record import LIBGCC_REF, MUSL_REF, SOURCE_REF, UNKNOWN, BuildRecord
 
 SBOM_NAME = "supermachine-kernel.cdx.json"
 SBOM_FOLDER = "sboms"  # PEP 770: inside .dist-info
 PROJECT_URL = "https://github.com/supercorp-ai/supermachine"
 SUPPLIER = "The supermachine-kernel developers"
-UNKNOWN = "unknown"
 
 DIST_REF = "supermachine-kernel"
-SOURCE_REF = "kernel-source"
-MUSL_REF = "musl"
-LIBGCC_REF = "libgcc"
 
 # The SPDX expression of everything that is not an asset with the licence of the asset table. The kernel's own
 # COPYING adds the note to GPL-2.0-only; libgcc's exception is what lets any program carry it.
@@ -51,7 +48,6 @@ _MONTHS = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep
 # kernel/configs.c: with CONFIG_IKCONFIG the gzipped .config stands in the Image between these two.
 _CONFIG_START = b"IKCFG_ST"
 _LARGEST_CONFIG = 8 << 20
-_VENDOR = re.compile(r"\((Debian|Ubuntu) ")
 
 
 def write_sbom(dist_info: Path, verified: VerifiedSet) -> None:
@@ -69,7 +65,7 @@ def format_sbom(sbom: Mapping[str, Any]) -> str:
 def sbom_of(verified: VerifiedSet) -> dict[str, Any]:
     """The bill of materials of the wheel made from `verified`, as a CycloneDX 1.6 document. Raises BuildError."""
     manifest = manifest_of(verified)
-    record = _Record(verified.build, f"build in {LOCK_NAME}" if verified.origin == "release" else BUILD_INFO)
+    record = BuildRecord(verified.build, f"build in {LOCK_NAME}" if verified.origin == "release" else BUILD_INFO)
     libraries = _libraries(record)
     kernel = _kernel(verified, record, manifest)
     others = [_asset(asset, record, manifest) for asset in ASSETS if asset is not KERNEL]
@@ -131,52 +127,6 @@ def embedded_config(image: bytes) -> Optional[bytes]:
     return config if unpacker.eof else None
 
 
-class _Record:
-    """The build's own record of a set, or None; whatever it does not say is None. `where` is where it was read.
-
-    Raises BuildError for a text that is not printable: it would not stand in a URL, or not on a line.
-    """
-
-    def __init__(self, build: Optional[Mapping[str, Any]], where: str) -> None:
-        self.known = build is not None
-        self.where = where
-        self._build = build
-
-    def text(self, *keys: str) -> Optional[str]:
-        value: Any = self._build
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        return self._printable(value.strip(), ".".join(keys)) or None if isinstance(value, str) else None
-
-    def _printable(self, value: str, name: str) -> str:
-        if not value.isprintable():
-            raise BuildError(
-                f"{self.where}: expected printable text for {name}, found {value[:100]!a}; build the set again"
-            )
-        return value
-
-    @property
-    def patches(self) -> Optional[list[tuple[str, str]]]:
-        """Name and SHA-256 of each patch, in the order they were applied."""
-        try:
-            patches = [(str(patch["name"]), str(patch["sha256"])) for patch in (self._build or {})["patches"]]
-        except (KeyError, TypeError):
-            return None
-        return [(self._printable(name, "patches"), self._printable(sha256, "patches")) for name, sha256 in patches]
-
-    @property
-    def vendor(self) -> Optional[str]:
-        """The distribution whose packages were used, as the compiler names it."""
-        found = _VENDOR.search(self.text("toolchain", "gcc") or "")
-        return found.group(1) if found else None
-
-    def package_url(self, package: str, version: str, qualifiers: str = "") -> Optional[str]:
-        """The purl of a package of that distribution (package-url, type deb)."""
-        if self.vendor is None:
-            return None
-        return f"pkg:deb/{self.vendor.lower()}/{package}@{quote(version, safe=':')}{qualifiers}"
-
-
 def _distribution(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The Python distribution; only a release can be had from the index, so only a release has a purl."""
     released = manifest["origin"] == "release"
@@ -194,7 +144,7 @@ def _distribution(manifest: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def _asset(asset: Asset, record: _Record, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _asset(asset: Asset, record: BuildRecord, manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "type": {"kernel": "operating-system", "module": "device-driver"}.get(asset.kind, "application"),
         "bom-ref": asset.name,
@@ -208,7 +158,7 @@ def _asset(asset: Asset, record: _Record, manifest: Mapping[str, Any]) -> dict[s
     }
 
 
-def _kernel(verified: VerifiedSet, record: _Record, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _kernel(verified: VerifiedSet, record: BuildRecord, manifest: Mapping[str, Any]) -> dict[str, Any]:
     release, patches = verified.kernel.release, record.patches
     plain = re.match(r"\d+\.\d+(\.\d+)?", release)
     references = [
@@ -244,7 +194,7 @@ def _kernel(verified: VerifiedSet, record: _Record, manifest: Mapping[str, Any])
     )
 
 
-def _kernel_source(record: _Record) -> dict[str, Any]:
+def _kernel_source(record: BuildRecord) -> dict[str, Any]:
     """What the kernel was built from: a distribution's source package, or another tarball or folder."""
     package, version, sha256 = (record.text("source", key) for key in ("package", "version", "sha256"))
     packaged = package is not None and version is not None
@@ -264,7 +214,7 @@ def _kernel_source(record: _Record) -> dict[str, Any]:
     )
 
 
-def _libraries(record: _Record) -> list[dict[str, Any]]:
+def _libraries(record: BuildRecord) -> list[dict[str, Any]]:
     """What is linked into the two programs; of programs without a build record nothing is known."""
     musl, gcc = record.text("toolchain", "musl"), record.text("toolchain", "gcc")
     libraries = []
@@ -301,7 +251,7 @@ def _libraries(record: _Record) -> list[dict[str, Any]]:
     return [_without_none(library) for library in libraries]
 
 
-def _config_sha256(verified: VerifiedSet, record: _Record) -> str:
+def _config_sha256(verified: VerifiedSet, record: BuildRecord) -> str:
     """The digest of the kernel's .config: the Image's own word, else the record's. Raises BuildError."""
     recorded = record.text("config_sha256")
     config = embedded_config(verified.contents[KERNEL.name])

@@ -1,0 +1,203 @@
+"""Whether what is installed is what the wheel makes: everything in the package, and everything that names it.
+
+Outside of it lie other packages, the interpreter, its `site` hooks and what its environment makes it run: who can write
+to those can run anything before the module is imported.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..wheel.archive import mode_in_wheel, record_fields
+from .errors import AuditError
+from .reader import PACKAGE, Wheel
+
+_ADDED = {"INSTALLER", "REQUESTED", "RECORD", "direct_url.json", "uv_cache.json"}
+"""What installers add beside the wheel's own metadata (PEP 376, PEP 610, and uv's cache information)."""
+_OWN_PTH = {"_virtualenv.pth": b"import _virtualenv"}
+"""What environments have that no installed package recorded: virtualenv's and uv's."""
+_BYTE_CODE = re.compile(r"(?P<stem>.+)\.(?P<tag>[a-z]+-\d+)(\.opt-(?P<level>[12]))?\.pyc")
+_REINSTALL = "install the wheel into a new environment"
+
+# The first line names the interpreter; where that is too long or has a space, sh starts it (distlib, pip and uv).
+_SHEBANG = re.compile(rb"#!/bin/sh\n'''exec' (\"?)[^\"'`$;&|<>\\\n]+\1 \"\$0\" \"\$@\"\n' '''\n|#![^\n]+\n")
+_SCRIPT = "from supermachine_kernel.__main__ import main\n"
+_SCRIPTS = tuple(
+    text.encode()
+    for text in (
+        # pip since 25.1, pip before, uv
+        f"import sys\n{_SCRIPT}if __name__ == '__main__':\n"
+        "    sys.argv[0] = sys.argv[0].removesuffix('.exe')\n    sys.exit(main())\n",
+        f"# -*- coding: utf-8 -*-\nimport re\nimport sys\n{_SCRIPT}if __name__ == '__main__':\n"
+        "    sys.argv[0] = re.sub(r'(-script\\.pyw|\\.exe)?$', '', sys.argv[0])\n    sys.exit(main())\n",
+        f'# -*- coding: utf-8 -*-\nimport sys\n{_SCRIPT}if __name__ == "__main__":\n'
+        '    if sys.argv[0].endswith("-script.pyw"):\n        sys.argv[0] = sys.argv[0][:-11]\n'
+        '    elif sys.argv[0].endswith(".exe"):\n        sys.argv[0] = sys.argv[0][:-4]\n    sys.exit(main())\n',
+    )
+)
+
+_COMPARE_BYTE_CODE = """\
+import marshal, sys
+def same(one, other):
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, type(same.__code__)):
+        names = [name for name in dir(one) if name.startswith("co_") and name not in ("co_filename", "co_lnotab")]
+        values = [(getattr(one, name), getattr(other, name)) for name in names]
+        return all(same(*pair) for pair in values if not callable(pair[0]))
+    if isinstance(one, (tuple, frozenset)):
+        one, other = (sorted(items, key=repr) if isinstance(items, frozenset) else items for items in (one, other))
+        return len(one) == len(other) and all(map(same, one, other))
+    return repr(one) == repr(other)
+source, byte_code, level = sys.argv[1:]
+with open(source, "rb") as file:
+    compiled = compile(file.read(), source, "exec", dont_inherit=True, optimize=int(level))
+with open(byte_code, "rb") as file:
+    found = marshal.loads(file.read()[16:])
+sys.exit(not same(compiled, found))
+"""
+
+
+def verify_installed(wheel: Wheel, folder: Path) -> Path:
+    """Verify the installation in the site-packages folder `folder`; return its RECORD. Raises AuditError.
+
+    Byte code is compared with its source as this Python compiles it, in a process of its own: what it says is read
+    there, and not run.
+    """
+    for path in (folder / PACKAGE, folder / wheel.dist_info):
+        _verify_tree(wheel, folder, path)
+    for name, member in wheel.members.items():
+        if not name.endswith("/RECORD"):  # the installer's own, see below
+            _verify_file(folder / name, name, member.content)
+    _verify_neighbours(wheel, folder)
+    record = folder / wheel.dist_info / "RECORD"
+    _verify_record(wheel, folder, record)
+    return record
+
+
+def _verify_tree(wheel: Wheel, folder: Path, top: Path) -> None:
+    """No link, no folder and no file that the wheel or an installer does not make; none that others may change."""
+    folders = {parent for name in wheel.members for parent in (folder / name).parents}
+    added = {f"{wheel.dist_info}/{name}" for name in _ADDED}
+    for path in [top, *_below(top)]:
+        found = path.lstat() if path.is_symlink() or path.exists() else None
+        if found is None:
+            raise _error(path, "an installed folder", "none")
+        if stat.S_ISLNK(found.st_mode):
+            raise _error(path, "a file or folder of its own", "a link")
+        if found.st_mode & (stat.S_ISUID | stat.S_ISGID if stat.S_ISREG(found.st_mode) else 0) or found.st_mode & 0o002:
+            expected = "a mode that gives nobody else a right to change it, and no set-id bit"
+            raise _error(path, expected, f"mode {stat.S_IMODE(found.st_mode):o}")
+        name = path.relative_to(folder).as_posix()
+        if (path.name == "__pycache__" and path.parent in folders) or path in folders:
+            known = stat.S_ISDIR(found.st_mode)
+        elif path.parent.name == "__pycache__" and path.parent.parent in folders:
+            known = _verify_byte_code(wheel, folder, path)
+        else:
+            known = stat.S_ISREG(found.st_mode) and name in wheel.members.keys() | added
+        if not known:
+            raise _error(path, "only what is in the wheel", "something else: remove it")
+
+
+def _below(top: Path) -> Iterator[Path]:
+    """Everything below a folder, without following links."""
+    if top.is_dir() and not top.is_symlink():
+        for path in sorted(top.iterdir()):
+            yield path
+            yield from _below(path)
+
+
+def _verify_byte_code(wheel: Wheel, folder: Path, path: Path) -> bool:
+    """Whether it is byte code of one of the wheel's files. Raises AuditError for code that is not of its source."""
+    named = _BYTE_CODE.fullmatch(path.name)
+    if named is None:
+        return False
+    source = path.parent.parent / f"{named['stem']}.py"
+    if source.relative_to(folder).as_posix() not in wheel.members or not path.is_file():
+        return False
+    if named["tag"] != sys.implementation.cache_tag:
+        cure = f"remove {path.parent}, or run this audit with that Python"
+        raise _error(path, f"byte code of this Python ({sys.implementation.cache_tag})", named["tag"], cure)
+    command = [sys.executable, "-I", "-c", _COMPARE_BYTE_CODE, str(source), str(path), named["level"] or "0"]
+    if subprocess.run(command, capture_output=True, check=False, timeout=60).returncode:
+        raise _error(
+            path, f"the byte code of {source.name}", "another", f"remove {path.parent}, and find who put it there"
+        )
+    return True
+
+
+def _verify_file(path: Path, name: str, content: bytes) -> None:
+    if path.is_symlink() or not path.is_file():
+        raise _error(path, "a file", "a link" if path.is_symlink() else "none")
+    with path.open("rb") as file:
+        found = file.read(len(content) + 1)
+    if found != content:
+        digests = (hashlib.sha256(data).hexdigest() for data in (content, found))
+        raise _error(path, *(f"SHA-256 {digest}" for digest in digests))
+    if mode_in_wheel(name) & 0o111 and not path.stat().st_mode & 0o100:
+        raise _error(path, "to be executable", f"mode {path.stat().st_mode & 0o777:o}")
+
+
+def _verify_neighbours(wheel: Wheel, folder: Path) -> None:
+    """Nothing else in the folder bears the package's or the distribution's name, or is run as Python starts."""
+    for path in sorted(folder.iterdir()):
+        plain = re.sub(r"[-_.]+", "-", path.name).lower()
+        if plain.startswith("supermachine-kernel") and path.name not in (PACKAGE, wheel.dist_info):
+            raise _error(path, f"{wheel.version} alone", "something else of this name: uninstall both")
+        if path.suffix == ".pth":
+            content = path.read_bytes()
+            owned = _OWN_PTH.get(path.name) == content.strip() or _recorded_by_another(folder, path.name, content)
+            if PACKAGE.encode() in content or not owned:
+                cure = "look at what it runs; remove it, or install into a new environment"
+                raise _error(path, "a file that an installed package recorded", "one that none did", cure)
+
+
+def _recorded_by_another(folder: Path, name: str, content: bytes) -> bool:
+    line = f"{name},{','.join(record_fields(content))}"
+    records = (path.read_text(encoding="utf-8", errors="replace") for path in folder.glob("*.dist-info/RECORD"))
+    return any(line in text.splitlines() for text in records)
+
+
+def _verify_record(wheel: Wheel, folder: Path, record: Path) -> None:
+    """The installer's RECORD names the wheel's files as they are, what the installer added, and the command."""
+    if not record.is_file():
+        raise _error(record, "the installer's record", "none")
+    rows = csv.reader(io.StringIO(record.read_text(encoding="utf-8", errors="replace")))
+    recorded = {row[0]: row[1:] for row in rows if row}
+    for name, content in wheel.contents.items():
+        if not name.endswith("/RECORD") and recorded.get(name) != record_fields(content):
+            raise _error(record, f"{name} with {record_fields(content)}", str(recorded.get(name)))
+    added = {f"{wheel.dist_info}/{name}" for name in _ADDED}
+    for name in recorded.keys() - wheel.members.keys() - added:
+        if name.endswith("/bin/supermachine-kernel"):
+            for script in {folder / name, folder / "bin" / "supermachine-kernel"}:  # pip --target moves it there
+                _verify_script(script)
+        elif not (name.startswith(f"{PACKAGE}/") and "/__pycache__/" in name):
+            raise _error(record, "only what is in the wheel", name)
+
+
+def _verify_script(path: Path) -> None:
+    if not path.exists() and not path.is_symlink():
+        return
+    if path.is_symlink() or not path.is_file():
+        raise _error(path, "the command's script", "a link" if path.is_symlink() else "no file")
+    content = path.read_bytes()
+    shebang = _SHEBANG.match(content)
+    if shebang is None or content[shebang.end() :] not in _SCRIPTS:
+        raise _error(path, "the command's script as pip or uv writes it", "another")
+    if path.stat().st_mode & (stat.S_ISUID | stat.S_ISGID | 0o002):
+        raise _error(
+            path, "a mode that gives nobody else a right to change it", f"mode {path.stat().st_mode & 0o7777:o}"
+        )
+
+
+def _error(path: Path, expected: str, found: str, cure: str = _REINSTALL) -> AuditError:
+    return AuditError(str(path), expected, found, cure, link="installed")
