@@ -12,18 +12,6 @@ from ._assets import (
     manifest,
     verify,
 )
-from ._errors import (
-    AssetConstantError,
-    AssetError,
-    AssetInArchiveError,
-    AssetMissingError,
-    DestinationError,
-    DestinationIsDirectoryError,
-    DestinationMissingError,
-    InspectionError,
-    LockstepError,
-    SupermachineKernelError,
-)
 from ._package import LOADING, installed_version
 
 TYPE_CHECKING = False
@@ -31,6 +19,18 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any, Optional
 
+    from ._errors import (
+        AssetConstantError,
+        AssetError,
+        AssetInArchiveError,
+        AssetMissingError,
+        DestinationError,
+        DestinationIsDirectoryError,
+        DestinationMissingError,
+        InspectionError,
+        LockstepError,
+        SupermachineKernelError,
+    )
     from ._write import StrPath
 
     KERNEL_BYTES: bytes
@@ -93,25 +93,35 @@ __all__ = [
 if not TYPE_CHECKING:  # to a type checker it would say that every name is there
 
     def __getattr__(name: str) -> object:
-        """Make the names that cost something when they are used (PEP 562); the bytes are then kept."""
+        """Make the names that cost something when they are used (PEP 562); errors and bytes are then kept."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name.endswith("Error"):
+            return getattr(_load_errors(), name)
         try:
-            return _make(name)
-        except AssetError as error:
-            # hasattr() and what else looks around in a module knows this as a name that is not there.
-            raise AssetConstantError(**error.fields()) from error
+            return _constant(name)
+        except Exception as error:
+            if isinstance(error, _load_errors().AssetError):
+                # hasattr() and what else looks around in a module knows this as a name that is not there.
+                raise _load_errors().AssetConstantError(**error.fields()) from error
+            raise
 
 
-def _make(name: str) -> object:
+def _load_errors() -> "Any":
+    with LOADING:
+        from . import _errors
+    globals().update((name, getattr(_errors, name)) for name in __all__ if name.endswith("Error"))
+    return _errors
+
+
+def _constant(name: str) -> object:
     if name == "MANIFEST":
         with LOADING:
             import copy
         return copy.deepcopy(manifest())  # the caller may change it: verify() compares with the one that is kept
-    for asset in ASSETS:
-        if name == f"{asset.prefix}_LEN":
-            return asset.size
-        if name == f"{asset.prefix}_BYTES":
-            return globals().setdefault(name, asset.read_bytes())
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    prefix, _, what = name.rpartition("_")
+    asset = next(asset for asset in ASSETS if asset.prefix == prefix)
+    return asset.size if what == "LEN" else globals().setdefault(name, asset.read_bytes())
 
 
 def __dir__() -> "list[str]":

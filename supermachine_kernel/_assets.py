@@ -2,7 +2,6 @@
 
 import os
 
-from ._errors import AssetError, AssetInArchiveError, AssetMissingError, DestinationError
 from ._package import ASSETS_DIRECTORY, DIRECTORY, LOADING, MANIFEST, archive
 
 TYPE_CHECKING = False
@@ -65,6 +64,8 @@ class Asset:
 
     def __dir__(self) -> "list[str]":
         """Whatever can be had now: without a manifest or a file there is no size or path (as in a checkout)."""
+        with LOADING:
+            from ._errors import AssetError
         missing = set()
         for name in ("size", "sha256", "path"):
             try:
@@ -100,6 +101,8 @@ class Asset:
         """
         with LOADING:
             from pathlib import Path
+
+            from ._errors import AssetError, AssetInArchiveError, AssetMissingError
         if archive():
             raise AssetInArchiveError(
                 self._location(),
@@ -216,12 +219,14 @@ ASSETS = (KERNEL, INIT_OCI, SUPERMACHINE_AGENT, SMPARK_KO)
 
 def manifest() -> "dict[str, Any]":
     """The manifest of this installation. Raises AssetMissingError where there is none, AssetError for a damaged one."""
+    if is_manifest(MANIFEST):
+        return MANIFEST
+    with LOADING:
+        from ._errors import AssetError, AssetMissingError
     if MANIFEST is None:
         raise AssetMissingError(ASSETS_DIRECTORY, "the assets of an installed wheel", "none", _how_to_reinstall())
-    if not is_manifest(MANIFEST):
-        path = os.path.join(DIRECTORY, "_manifest.py")
-        raise AssetError(path, "the manifest of the four assets", "a damaged one", _how_to_reinstall())
-    return MANIFEST
+    path = os.path.join(DIRECTORY, "_manifest.py")
+    raise AssetError(path, "the manifest of the four assets", "a damaged one", _how_to_reinstall())
 
 
 _FIELDS = {
@@ -291,6 +296,8 @@ def verify() -> None:
 def not_empty(path: "StrPath") -> "StrPath":
     """The path `path`, unless it is the empty string, which would mean the current folder. Raises DestinationError."""
     if os.fspath(path) in ("", b""):
+        with LOADING:
+            from ._errors import DestinationError
         raise DestinationError("''", "the path of a destination", "an empty one", "is a variable unset?")
     return path
 

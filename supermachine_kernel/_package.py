@@ -3,8 +3,6 @@
 import _thread
 import os
 
-from ._version import VERSION
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Optional
@@ -36,7 +34,11 @@ if hasattr(os, "register_at_fork"):
 
 def installed_version() -> str:
     """The version of the assets that are here, with the label of a build of other than the locked ones."""
-    return VERSION if not isinstance(MANIFEST, dict) else str(MANIFEST.get("version", VERSION))
+    if isinstance(MANIFEST, dict) and "version" in MANIFEST:
+        return str(MANIFEST["version"])
+    with LOADING:
+        from ._version import VERSION
+    return VERSION
 
 
 def archive() -> "Optional[str]":

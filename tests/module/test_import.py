@@ -52,11 +52,7 @@ def test_unknown_name_is_an_attribute_error() -> None:
         supermachine_kernel.KERNEL_BYTE  # type: ignore[attr-defined]  # noqa: B018
 
 
-ERRORS = [
-    each
-    for each in vars(supermachine_kernel).values()
-    if isinstance(each, type) and issubclass(each, supermachine_kernel.SupermachineKernelError)
-]
+ERRORS = [getattr(supermachine_kernel, name) for name in supermachine_kernel.__all__ if name.endswith("Error")]
 
 
 @pytest.mark.parametrize("kind", ERRORS)
