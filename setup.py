@@ -1,7 +1,10 @@
 """The commands of the build; what they do is in scripts/asset_build."""
 
+import os
 import sys
 from pathlib import Path
+
+os.environ["SETUPTOOLS_USE_DISTUTILS"] = "local"  # setuptools' own, whatever the user has set: the wheel is the same
 
 from setuptools import setup
 

@@ -7,10 +7,10 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from functools import cached_property
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, Optional
 
 from setuptools import Distribution
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -42,6 +42,14 @@ class AssetDistribution(Distribution):
 
     editable = False
 
+    def __init__(self, attrs: Optional[MutableMapping[str, Any]] = None) -> None:
+        os.environ.pop("SOURCE_DATE_EPOCH", None)  # no date is kept, so that a senseless one is no reason to fail
+        super().__init__(attrs)
+
+    def find_config_files(self) -> list[str]:
+        """The project's settings alone: the user's (~/.pydistutils.cfg, DIST_EXTRA_CONFIG) would change the wheel."""
+        return [str(PROJECT / "setup.cfg")]
+
     def has_ext_modules(self) -> bool:
         """Files for one platform: they go to platlib, and `Root-Is-Purelib` is false."""
         return True
@@ -72,8 +80,17 @@ class Build(build):
 class EggInfo(egg_info):
     """Metadata made anew: beside the build of a wheel, or in the checkout for an sdist, which ships it."""
 
+    distribution: AssetDistribution
+
     def finalize_options(self) -> None:
         if "bdist_wheel" in self.distribution.commands:
+            with _stopping_at_an_error():
+                if "sdist" in self.distribution.commands:
+                    expected = (
+                        "one kind of archive in a call: a wheel may have a custom version, an sdist has the clean one"
+                    )
+                    raise BuildError("setup.py", expected, "sdist and bdist_wheel", "run python -m build, or two calls")
+                _ = self.distribution.assets  # they give the version
             base = Path(self.get_finalized_command("build").build_base)
             base.mkdir(parents=True, exist_ok=True)
             self.egg_base = str(base)
@@ -172,11 +189,12 @@ def _refuse_sdist_elsewhere() -> None:
     row, from_sdist = wheel_row(), (PROJECT / "PKG-INFO").is_file()
     at_home = (sys.platform, platform.machine()) in row.machines
     if from_sdist and not at_home and os.environ.get("SUPERMACHINE_CROSS_BUILD") != "1":
-        raise BuildError(
+        subject = (
             f"supermachine-kernel is for {row.machines_text}, and this is {platform.system()} on "
-            f"{platform.machine()}: a wheel built here could not be installed here; to build the {row.platform_tag} "
-            "wheel all the same, set SUPERMACHINE_CROSS_BUILD=1"
+            f"{platform.machine()}: a wheel built here could not be installed here"
         )
+        cure = f"to build the {row.platform_tag} wheel all the same, set SUPERMACHINE_CROSS_BUILD=1"
+        raise BuildError(subject, cure=cure)
 
 
 @contextlib.contextmanager
@@ -197,7 +215,7 @@ def _stopping_at_an_error() -> Iterator[None]:
     except BuildError as error:
         _stop(error)
     except OSError as error:
-        _stop(BuildError(f"{error.filename}: expected to be read and written, found: {error.strerror}"))
+        _stop(BuildError(str(error.filename), "to be read and written", error.strerror or str(error)))
 
 
 def _stop(error: BuildError) -> NoReturn:

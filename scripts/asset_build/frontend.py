@@ -35,7 +35,9 @@ def build_wheel(python: Path, project: Path, out: Path, environ: Mapping[str, st
             raise BuildError(**json.loads(error.read_text(encoding="utf-8")))
         if done.returncode:
             said = log.read_text(encoding="utf-8", errors="replace").strip()
-            raise BuildError(f"{project}: the build ended with {done.returncode}, and this: {said or 'nothing'}")
+            raise BuildError(
+                str(project), "a build that ends with a message", f"status {done.returncode} and: {said or 'nothing'}"
+            )
     (wheel,) = out.glob("*.whl")
     return wheel
 

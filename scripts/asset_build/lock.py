@@ -69,9 +69,9 @@ def read_lock_file(path: Path) -> Lock:
     try:
         return parse_lock(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BuildError(f"{path}: expected the lock, found nothing readable ({error.strerror}); {cure}") from error
+        raise BuildError(str(path), "the lock", f"nothing readable ({error.strerror})", cure) from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise BuildError(f"{path}: expected a lock of format {FORMAT}, found {plain(error)}; {cure}") from error
+        raise BuildError(str(path), f"a lock of format {FORMAT}", plain(error), cure) from error
 
 
 def parse_lock(text: str) -> Lock:

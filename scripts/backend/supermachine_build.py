@@ -7,6 +7,10 @@ It is alone in its folder: frontends look there first for whatever a build impor
 for that of the package they ask for, setuptools among them.
 """
 
+import os
+
+os.environ["SETUPTOOLS_USE_DISTUTILS"] = "local"  # setuptools' own, whatever the user has set: the wheel is the same
+
 from setuptools.build_meta import build_editable, build_sdist, build_wheel
 
 __all__ = ["build_editable", "build_sdist", "build_wheel"]

@@ -102,7 +102,7 @@ def test_the_command_makes_the_same_archive_again(archive: Path, project: Path, 
 
 def test_a_set_without_a_record_has_no_source(built_set: Path, unlocked_checkout: Path, tmp_path: Path) -> None:
     shutil.copytree(built_set, tmp_path / "set", ignore=shutil.ignore_patterns("build-info.json"))
-    with pytest.raises(BuildError, match=r"expected the record of the set's build"):
+    with pytest.raises(BuildError, match=r"the set: expected the record of its build"):
         source_archive.write(tmp_path / "out", unlocked_checkout, {"SUPERMACHINE_ASSETS_DIR": str(tmp_path / "set")})
     assert not (tmp_path / "out").exists()
 
@@ -126,11 +126,11 @@ def test_a_folder_was_the_source(build: dict[str, Any], tmp_path: Path) -> None:
 
 def test_a_checkout_that_has_changed_since(build: dict[str, Any], copy_of_checkout: Path) -> None:
     tarball = source_archive._find_tarball(build, copy_of_checkout)
-    source_archive._prove_inputs(build, copy_of_checkout, tarball)
+    source_archive._verify_inputs(build, copy_of_checkout, tarball)
     with (copy_of_checkout / "kernel-build" / "init-oci" / "init-oci.c").open("a") as file:
         file.write("/* later */\n")
     with pytest.raises(BuildError, match=f"expected the inputs {build['inputs_sha256']} .* build the set again"):
-        source_archive._prove_inputs(build, copy_of_checkout, tarball)
+        source_archive._verify_inputs(build, copy_of_checkout, tarball)
 
 
 def test_nothing_is_left_of_an_archive_that_failed(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from scripts.asset_build.errors import BuildError
+from scripts.asset_build.wheel import sources
 from scripts.asset_build.wheel.sources import Source, resolve
 from supermachine_kernel._assets import ASSETS
 
@@ -62,15 +63,54 @@ def test_the_tree_named_comes_before_the_tree_here(built_set: Path, empty_projec
     assert (source.kind, folders(source)) == ("tree", {elsewhere})
 
 
-def test_the_tree_here_comes_before_the_one_beside(built_set: Path, empty_project: Path) -> None:
+def test_the_tree_here_comes_before_the_one_beside(
+    built_set: Path, empty_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "TEMPORARY_FOLDERS", set())  # in which the tests are
     beside = put_set(built_set, empty_project.parent / "kernel-build/out/aarch64")
     assert folders(resolve(empty_project, {})) == {beside}
     here = put_set(built_set, empty_project / "kernel-build/out/aarch64")
     assert folders(resolve(empty_project, {})) == {here}
 
 
-def test_an_sdist_takes_no_tree_from_beside_it(built_set: Path, empty_project: Path) -> None:
+def test_a_tree_beside_in_a_temporary_folder_is_passed_over(
+    built_set: Path, empty_project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beside = put_set(built_set, empty_project.parent / "kernel-build/out/aarch64").parents[1]
+    message = expect(empty_project, {}, "no asset set for aarch64 found")
+    assert f"no out/aarch64/ in {empty_project / 'kernel-build'};" in message
+    warning = capsys.readouterr().err
+    assert f"warning: {beside} is passed over, because /tmp is a folder for temporary files; set SUPER" in warning
+    named = resolve(empty_project, {"SUPERMACHINE_KERNEL_BUILD": str(beside)})
+    assert folders(named) == {beside / "out/aarch64"}, "who names it means it"
+
+
+@pytest.mark.parametrize("who", ["others write", "group writes", "the tree", "the checkout", "the folder around"])
+def test_a_tree_beside_that_somebody_else_may_have_put_there_is_passed_over(
+    who: str, built_set: Path, empty_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "TEMPORARY_FOLDERS", set())
+    beside = put_set(built_set, empty_project.parent / "kernel-build/out/aarch64").parents[1]
+    assert folders(resolve(empty_project, {})) == {beside / "out/aarch64"}
+    if who in ("others write", "group writes"):
+        empty_project.parent.chmod(0o757 if who == "others write" else 0o775)
+        reason = f"others can write to {empty_project.parent}"
+    else:
+        other = {"the tree": beside, "the checkout": empty_project, "the folder around": empty_project.parent}[who]
+        if os.geteuid() == 0:
+            os.chown(other, 65534, -1)
+        else:  # a user gives nothing away, but may be taken for another
+            monkeypatch.setattr(os, "geteuid", lambda: 65534)
+        reason = "belongs to another user"
+    assert reason in sources.why_a_strangers(beside, empty_project)
+    expect(empty_project, {}, "no asset set for aarch64 found")
+
+
+def test_an_sdist_takes_no_tree_from_beside_it(
+    built_set: Path, empty_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """pip unpacks it in a folder that everybody may write to."""
+    monkeypatch.setattr(sources, "TEMPORARY_FOLDERS", set())
     (empty_project / "PKG-INFO").touch()
     put_set(built_set, empty_project.parent / "kernel-build/out/aarch64")
     message = expect(empty_project, {}, "no asset set for aarch64 found")

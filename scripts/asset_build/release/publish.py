@@ -88,10 +88,10 @@ def _fetch_sums(base: ReleaseLocation) -> dict[str, str]:
     try:
         sums = parse_sums(text.getvalue().decode())
     except ValueError as error:
-        raise BuildError(f"{where}: expected sha256sum's output, found {str(error)!r}; stage it anew") from error
+        raise BuildError(where, "sha256sum's output", repr(str(error)), "stage it anew") from error
     missing = [packed_name(SET, asset.name) for asset in ASSETS if packed_name(SET, asset.name) not in sums]
     if missing:
-        raise BuildError(f"{where}: expected {expected}, found no {', '.join(missing)}; stage the whole set")
+        raise BuildError(where, expected, f"no {', '.join(missing)}", "stage the whole set")
     return sums
 
 

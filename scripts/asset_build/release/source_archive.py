@@ -66,12 +66,11 @@ def write(out: Path, project: Path = PROJECT, environ: Mapping[str, str] = os.en
     """
     verified = verify_set(resolve(project, environ), read_lock(project).set(SET))
     if verified.build is None:
-        raise BuildError(
-            f"expected the record of the set's build ({BUILD_INFO}, or that of the lock), found none of these files; "
-            "archive the set where build.sh built it"
-        )
+        expected = f"the record of its build ({BUILD_INFO}, or that of the lock)"
+        cure = "archive the set where build.sh built it"
+        raise BuildError("the set", expected, "none of these files", cure)
     tarball = _find_tarball(verified.build, out)
-    _prove_inputs(verified.build, project, tarball)
+    _verify_inputs(verified.build, project, tarball)
     name = f"supermachine-kernel-{verified.version}-source"
     out.mkdir(parents=True, exist_ok=True)
     archive, members = out / f"{name}.tar", _members(verified, project, tarball)
@@ -84,34 +83,30 @@ def _find_tarball(build: Mapping[str, Any], out: Path) -> Path:
     """The kernel's tarball, by its digest."""
     package, wanted = build["source"]["package"], build["source"]["sha256"]
     if wanted is None:
-        raise BuildError(
-            "the set was built from a folder with kernel source, which has no digest to prove it by; build it from a "
-            "tarball: bash kernel-build/scripts/build.sh --source TARBALL"
-        )
+        subject = "the set was built from a folder with kernel source, which has no digest to prove it by"
+        cure = "build it from a tarball: bash kernel-build/scripts/build.sh --source TARBALL"
+        raise BuildError(subject, cure=cure)
     packaged = [SYSTEM_SOURCES / f"{package}.tar.xz"] if package else []
     for candidate in [*packaged, *sorted(out.glob("linux*.tar*"))]:
         if candidate.is_file() and file_sha256(candidate) == wanted:
             return candidate
     cure = f"install {package} {build['source']['version']}, or put its tarball" if package else "put that tarball"
-    raise BuildError(
-        f"the kernel's source: expected a tarball with SHA-256 {wanted}, found none in {SYSTEM_SOURCES} or as "
-        f"linux*.tar* in {out}; {cure} into {out}"
-    )
+    found = f"none in {SYSTEM_SOURCES} or as linux*.tar* in {out}"
+    raise BuildError("the kernel's source", f"a tarball with SHA-256 {wanted}", found, f"{cure} into {out}")
 
 
-def _prove_inputs(build: Mapping[str, Any], project: Path, tarball: Path) -> None:
+def _verify_inputs(build: Mapping[str, Any], project: Path, tarball: Path) -> None:
     """The files of this checkout are what the set was built from: build.sh gives the digest that was recorded."""
     command = ["bash", str(project / "kernel-build" / "scripts" / "build.sh"), "--print-digest"]
     if build["source"]["package"] is None:
         command += ["--source", str(tarball)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BuildError(f"build.sh cannot say what this checkout would build: {done.stderr.strip()}")
+        raise BuildError("build.sh", "to say what this checkout would build", done.stderr.strip())
     if done.stdout.strip() != build["inputs_sha256"]:
-        raise BuildError(
-            f"kernel-build/: expected the inputs {build['inputs_sha256']} that the set was built from, found "
-            f"{done.stdout.strip()} (sources or toolchain have changed); build the set again, or check out its commit"
-        )
+        expected = f"the inputs {build['inputs_sha256']} that the set was built from"
+        found = f"{done.stdout.strip()} (sources or toolchain have changed)"
+        raise BuildError("kernel-build/", expected, found, "build the set again, or check out its commit")
 
 
 def _members(verified: VerifiedSet, project: Path, tarball: Path) -> Iterator[tuple[str, bytes | Path]]:

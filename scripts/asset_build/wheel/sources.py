@@ -4,6 +4,8 @@ The numbers 1 to 3 are those of the order in README.md and in the message when n
 """
 
 import os
+import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ from ..errors import BuildError
 from ..lock import LockedSet, read_lock
 
 BUILD_INFO = "build-info.json"
+TEMPORARY_FOLDERS = {Path(path).resolve() for path in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/usr/tmp")}
 
 
 class NoSourceError(BuildError):
@@ -91,15 +94,19 @@ def _override(environ: Mapping[str, str]) -> Optional[Source]:
     folder = Path(environ["SUPERMACHINE_ASSETS_DIR"]).absolute()
     if not os.path.isdir(folder):
         found = "a file" if _is_there(folder) and os.path.exists(folder) else "nothing"
-        raise BuildError(
-            f"SUPERMACHINE_ASSETS_DIR={folder}: expected a folder with the whole set, found {found}; "
-            "set it to that folder, or unset it"
-        )
+        expected, cure = "a folder with the whole set", "set it to that folder, or unset it"
+        raise BuildError(f"SUPERMACHINE_ASSETS_DIR={folder}", expected, found, cure)
     cure = "put them there, or unset SUPERMACHINE_ASSETS_DIR: a set comes whole from one source"
     return _folder("override", folder, environ, cure)
 
 
 def _tree(project: Path, environ: Mapping[str, str]) -> Optional[Source]:
+    beside = project.parent / "kernel-build"
+    if environ.get("SUPERMACHINE_KERNEL_BUILD") is None and os.path.isdir(beside / "out" / SET):
+        why = why_a_strangers(beside, project)
+        if why:
+            cure = "set SUPERMACHINE_KERNEL_BUILD to it, if it is yours"
+            print(f"warning: {beside} is passed over, because {why}; {cure}", file=sys.stderr)
     for tree in tree_candidates(project, environ):
         folder = tree / "out" / SET
         if _is_there(folder):
@@ -109,25 +116,43 @@ def _tree(project: Path, environ: Mapping[str, str]) -> Optional[Source]:
             )
             if not os.path.isdir(folder):
                 found = "a file" if os.path.exists(folder) else f"a dangling link to {os.readlink(folder)}"
-                raise BuildError(
-                    f"{folder}: expected the folder of a tree's set, found {found}; remove it, then {cure}"
-                )
+                raise BuildError(str(folder), "the folder of a tree's set", found, f"remove it, then {cure}")
             return _folder("tree", folder, environ, cure)
     if environ.get("SUPERMACHINE_KERNEL_BUILD"):
-        raise BuildError(
-            f"SUPERMACHINE_KERNEL_BUILD={environ['SUPERMACHINE_KERNEL_BUILD']}: expected a kernel-build tree with "
-            f"out/{SET}/, found no such folder; build it there, or unset the variable"
-        )
+        subject = f"SUPERMACHINE_KERNEL_BUILD={environ['SUPERMACHINE_KERNEL_BUILD']}"
+        expected, cure = f"a kernel-build tree with out/{SET}/", "build it there, or unset the variable"
+        raise BuildError(subject, expected, "no such folder", cure)
     return None
 
 
 def tree_candidates(project: Path, environ: Mapping[str, str]) -> list[Path]:
+    """The folders that may be the tree, in the order in which they are looked at."""
     chosen = environ.get("SUPERMACHINE_KERNEL_BUILD")
-    if chosen is None and (project / "PKG-INFO").is_file():
-        return [project / "kernel-build"]  # what lies beside an unpacked sdist is a stranger's: pip unpacks in /tmp
-    if chosen is None:
-        return [project / "kernel-build", project.parent / "kernel-build"]
-    return [Path(chosen).absolute()] if chosen else []
+    if chosen is not None:
+        return [Path(chosen).absolute()] if chosen else []
+    beside = project.parent / "kernel-build"
+    return [project / "kernel-build", *([] if why_a_strangers(beside, project) else [beside])]
+
+
+def why_a_strangers(beside: Path, project: Path) -> str:
+    """Why the folder `beside` the checkout may be somebody else's, or "": pip unpacks and clones in shared folders.
+
+    It counts only where it and the checkout belong to the user who builds, nobody else can write to the folder
+    around them, and that is no temporary one.
+    """
+    if (project / "PKG-INFO").is_file():
+        return "this is an unpacked sdist"
+    around = beside.resolve().parent
+    for temporary in TEMPORARY_FOLDERS:
+        if temporary in (around, *around.parents):
+            return f"{temporary} is a folder for temporary files"
+    if hasattr(os, "geteuid"):
+        found = [path.stat() for path in (beside, project, around) if path.exists()]
+        if any(status.st_uid != os.geteuid() for status in found[:-1]) or found[-1].st_uid not in (0, os.geteuid()):
+            return f"it, {project} or {around} belongs to another user"
+        if found[-1].st_mode & 0o022:
+            return f"others can write to {around}"
+    return ""
 
 
 def _release(project: Path, environ: Mapping[str, str]) -> Source:
@@ -155,7 +180,7 @@ def _folder(kind: str, folder: Path, environ: Mapping[str, str], cure: str) -> S
     missing = [asset.name for asset in wanted if not _is_there(folder / asset.name)]
     if missing:
         names = ", ".join(asset.name for asset in wanted)
-        raise BuildError(f"{folder}: expected {names}, found no {', '.join(missing)}; {cure}")
+        raise BuildError(str(folder), names, f"no {', '.join(missing)}", cure)
     files = {asset.name: _readable(folder / asset.name, f"the {kind}") for asset in wanted}
     info = folder / BUILD_INFO
     return Source(kind, files, info if info.is_file() else None)
@@ -175,7 +200,7 @@ def _readable(path: Path, wanted_by: str) -> Path:
     elif not _may_be_read(path):
         found = "a file that may not be read"
     if found:
-        raise BuildError(f"{path}: expected a readable file ({wanted_by}), found {found}; name the file itself")
+        raise BuildError(str(path), f"a readable file ({wanted_by})", found, "name the file itself")
     return path
 
 
@@ -184,10 +209,9 @@ def _is_there(path: Path) -> bool:
     try:
         os.lstat(path)
     except PermissionError as error:
-        raise BuildError(
-            f"{path}: expected to look whether it is there, found {error.strerror} for a folder on the way; "
-            "give the right to it, or name another place"
-        ) from error
+        found = f"{error.strerror} for a folder on the way"
+        cure = "give the right to it, or name another place"
+        raise BuildError(str(path), "to look whether it is there", found, cure) from error
     except OSError:  # not there, or of a name that is too long
         return False
     return True

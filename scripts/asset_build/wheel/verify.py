@@ -43,9 +43,8 @@ def verify_set(source: Source, locked: Optional[LockedSet] = None) -> VerifiedSe
     if verified.origin == "release":
         return verified
     if source.kind == "release":
-        raise BuildError(
-            f"{source.files[KERNEL.name].parent}: the files were changed after they were verified; build again"
-        )
+        subject = f"{source.files[KERNEL.name].parent}: the files were changed after they were verified"
+        raise BuildError(subject, cure="build again")
     return replace(verified, build=_build_info(source, verified.sha256))
 
 
@@ -88,10 +87,9 @@ def verify_structure(contents: Mapping[str, bytes], names: Mapping[str, str]) ->
             elif asset.kind == "module":
                 release = verify_module(contents[asset.name], name).split()[0]
                 if release != kernel.release:
-                    raise BuildError(
-                        f"{name}: expected a module of kernel {kernel.release} ({names[KERNEL.name]}), found one of "
-                        f"{release}; a set comes from one kernel build: take both files from the same"
-                    )
+                    expected = f"a module of kernel {kernel.release} ({names[KERNEL.name]})"
+                    cure = "a set comes from one kernel build: take both files from the same"
+                    raise BuildError(name, expected, f"one of {release}", cure)
     except InspectionError as error:
         raise BuildError(**error.fields()) from error
     return kernel
@@ -104,13 +102,11 @@ def _read(asset: Asset, source: Source) -> bytes:
     try:
         size = path.stat().st_size
         if size and not smallest <= size <= largest:
-            raise BuildError(
-                f"{name}: expected {smallest} to {largest} bytes for {asset.name}, found {size}; "
-                "is it another file, or a part of one?"
-            )
+            expected = f"{smallest} to {largest} bytes for {asset.name}"
+            raise BuildError(name, expected, str(size), "is it another file, or a part of one?")
         return path.read_bytes()
     except OSError as error:
-        raise BuildError(f"{name}: expected a readable file, found: {error.strerror}; name the file itself") from error
+        raise BuildError(name, "a readable file", error.strerror or str(error), "name the file itself") from error
 
 
 def _build_info(source: Source, sha256: Mapping[str, str]) -> Optional[Mapping[str, Any]]:
@@ -126,15 +122,13 @@ def _build_info(source: Source, sha256: Mapping[str, str]) -> Optional[Mapping[s
         json.dumps(info, ensure_ascii=False).encode()  # the lock takes it over: a lone surrogate cannot be written
         recorded = {name: asset["sha256"] for name, asset in info["assets"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BuildError(
-            f"{path}: expected the build's own record in JSON, found {plain(error)}; build again, or remove it"
-        ) from error
+        expected = "the build's own record in JSON"
+        raise BuildError(str(path), expected, plain(error), "build again, or remove it") from error
     if recorded == sha256:
         return dict(info)
     if source.kind == "tree":
         differing = sorted(name for name in {*recorded, *sha256} if recorded.get(name) != sha256.get(name))
-        raise BuildError(
-            f"{path}: expected the record of the files beside it, found another SHA-256 for {', '.join(differing)}; "
-            "build again, or remove the record, if the files are meant to be others"
-        )
+        found = f"another SHA-256 for {', '.join(differing)}"
+        cure = "build again, or remove the record, if the files are meant to be others"
+        raise BuildError(str(path), "the record of the files beside it", found, cure)
     return None

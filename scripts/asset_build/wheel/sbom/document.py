@@ -259,10 +259,8 @@ def _config_sha256(verified: VerifiedSet, record: BuildRecord) -> str:
         return recorded or UNKNOWN
     found = hashlib.sha256(config).hexdigest()
     if recorded not in (None, found):
-        raise BuildError(
-            f"{record.where}: expected the config digest {found}, which is that of the config inside the kernel, "
-            f"found {recorded}; build the set again"
-        )
+        expected = f"the config digest {found}, which is that of the config inside the kernel"
+        raise BuildError(record.where, expected, str(recorded), "build the set again")
     return found
 
 

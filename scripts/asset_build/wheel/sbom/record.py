@@ -36,9 +36,8 @@ class BuildRecord:
 
     def _printable(self, value: str, name: str) -> str:
         if not value.isprintable():
-            raise BuildError(
-                f"{self.where}: expected printable text for {name}, found {value[:100]!a}; build the set again"
-            )
+            expected = f"printable text for {name}"
+            raise BuildError(self.where, expected, ascii(value[:100]), "build the set again")
         return value
 
     @property
