@@ -48,6 +48,7 @@ class NewFile:
         self.descriptor = folder.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         self.default_mode = stat.S_IMODE(os.fstat(self.descriptor).st_mode)
         """The mode that the process's umask gives a new file."""
+        self._is_clone = False
         _lock(self.descriptor)
 
     def write(self, data: bytes) -> None:
@@ -62,6 +63,7 @@ class NewFile:
         With `verify` the content's SHA-256 is compared. Raises AssetError for the asset, OSError for this file.
         """
         if reader.descriptor is not None and self._clone(reader.descriptor):
+            self._is_clone = True
             before = reader.facts()
             if verify:
                 reader.verify()
@@ -85,6 +87,17 @@ class NewFile:
             number = refusal.errno if refusal else None
             path = self.folder.path_of(self.name)
             raise DestinationError(path, f"mode {wanted:#o}", reason, "name a place on another disk", errno=number)
+
+    def flush(self, *, durable: bool) -> None:
+        """Bring the content to disk, or at least see that it gets there before the name does. Raises OSError.
+
+        A clone has no content of its own that could come later: its blocks are those of the asset, and that it has
+        them is noted in the file system's journal before its name is.
+        """
+        if durable:
+            flush(self.descriptor)
+        elif not self._is_clone:
+            flush_before_rename(self.descriptor)
 
     def rename(self) -> None:
         """Give the file its name. Raises OSError."""
@@ -199,7 +212,7 @@ def write_files(
             file.set_mode(mode)
         for file in new:
             name = file.name
-            (flush if durable else flush_before_rename)(file.descriptor)
+            file.flush(durable=durable)
         for file in new:
             name = file.name
             file.rename()

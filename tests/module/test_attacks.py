@@ -199,6 +199,12 @@ for asset in k.ASSETS:
     def test_an_extraction_leaves_each_file_as_it_was_or_whole(self, use: str, mkfs: str, tmp_path: Path) -> None:
         assert set(self.after(use, mkfs, tmp_path)) <= {"old", "new"}
 
+    @pytest.mark.parametrize("mkfs", ["mkfs.xfs", "mkfs.btrfs"])
+    def test_an_extraction_of_clones_does_so_too(self, mkfs: str, installed: Path, tmp_path: Path) -> None:
+        """The module lies on the same disk as the destination, so that the files share their blocks with the assets."""
+        found = self.after("k.extract_all_to(folder)", mkfs, tmp_path, module_there=installed)
+        assert set(found) <= {"old", "new"}
+
     @pytest.mark.parametrize("mkfs", ["mkfs.xfs", "mkfs.ext4"])
     def test_a_clock_that_was_set_forward_loses_nothing(self, mkfs: str, tmp_path: Path) -> None:
         """What another process wrote a moment ago looks old then, and is flushed all the same."""
@@ -208,10 +214,10 @@ for asset in k.ASSETS:
         use += "now = time.time; time.time = lambda: now() + 600\nk.ensure_assets(folder)"
         assert set(self.after(use, mkfs, tmp_path)) == {"new"}
 
-    def after(self, use: str, mkfs: str, tmp_path: Path) -> list[str]:
+    def after(self, use: str, mkfs: str, tmp_path: Path, module_there: Path | None = None) -> list[str]:
         disk.need_root()
-        image = disk.image(tmp_path / "disk.img", mkfs, megabytes=512)
-        first = disk.python_on_image(image, tmp_path / "first", self.PROGRAM, image, tmp_path / "first", use)
+        image, mounted = disk.image(tmp_path / "disk.img", mkfs, megabytes=512), tmp_path / "first"
+        first = disk.python_on_image(image, mounted, self.PROGRAM, image, mounted, use, module_there=module_there)
         assert first.returncode == 0, first.stderr
         cut = Path(f"{image}.cut")
         second = disk.python_on_image(cut, tmp_path / "second", self.LOOK, tmp_path / "second")
