@@ -20,39 +20,20 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Callable
 
 from scripts.asset_build.digests import file_sha256
 from scripts.asset_build.paths import PROJECT
 from scripts.asset_build.release_layout import release_folder
+from scripts.benchmarks.figure import MIB, BenchError, Figure
+from scripts.benchmarks.module import module
 from scripts.machine import environments
-from scripts.machine.build import checked_wheel
 from scripts.machine.errors import SetupError, WheelError
-from scripts.machine.install import install
 from scripts.machine.packages import install_commands
 from scripts.machine.program import log, report_error, run_program
-from supermachine_kernel import SupermachineKernelError
 from supermachine_kernel._version import VERSION
-
-MIB = 1 << 20
-
-
-class BenchError(SupermachineKernelError):
-    """There is no figure."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured value; `wanted` is what is promised of it, and `good` whether it holds."""
-
-    name: str
-    value: float
-    unit: str
-    wanted: str = ""
-    good: bool = True
-
 
 # --- fetch: a release of one asset, on a loopback server ---
 
@@ -184,104 +165,6 @@ def _file_server(python: Path, base: Path) -> Iterator[str]:
             yield url
         finally:
             server.terminate()
-
-
-# --- module: the installed wheel, each step beside what does the same by hand, in one process ---
-
-_MODULE = """\
-import sys, time
-
-def seconds(action):
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
-
-def load():
-    global kernel
-    import supermachine_kernel as kernel
-
-took = {"import": seconds(load)}
-import hashlib, json, os, shutil
-from pathlib import Path
-
-def copy(folder):
-    folder.mkdir()
-    for asset in kernel.ASSETS:
-        shutil.copyfile(asset.path, folder / asset.name)
-        (folder / asset.name).chmod(asset.mode)
-
-def read_and_digest(folder):
-    for asset in kernel.ASSETS:
-        hashlib.sha256((folder / asset.name).read_bytes()).hexdigest()
-
-def copy_and_sync(folder):
-    copy(folder)
-    for path in [*(folder / asset.name for asset in kernel.ASSETS), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-
-out = Path(sys.argv[1])
-copy(out / "warm")
-read_and_digest(out / "warm")
-kernel.extract_all_to(out / "warm")
-took["view"] = seconds(kernel.KERNEL.view)
-took["read"] = seconds(kernel.KERNEL.read_bytes)
-took["copy"] = seconds(lambda: copy(out / "copied"))
-took["extract"] = seconds(lambda: kernel.extract_all_to(out / "extracted"))
-took["copy and sync"] = seconds(lambda: copy_and_sync(out / "synced"))
-took["ensure"] = seconds(lambda: kernel.ensure_assets(out / "ensured"))
-took["digest"] = seconds(lambda: read_and_digest(out / "ensured"))
-took["ensure again"] = seconds(lambda: kernel.ensure_assets(out / "ensured"))
-took["verify"] = seconds(kernel.verify)
-print(json.dumps(took))
-"""
-
-
-def module(rounds: int) -> list[Figure]:
-    """Import, view, extraction and first start of the finished wheel, ten times a round."""
-    python = environments.ensure("build")
-    took: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory(prefix="supermachine-kernel-bench-") as folder:
-        report = checked_wheel(Path(folder))
-        site = Path(folder, "site")
-        install(python, Path(report["wheel"]), site)
-        _module(python, site, Path(folder, "unmeasured"))  # compiles the module's bytecode
-        for turn in range(10 * rounds):
-            for name, seconds in _module(python, site, Path(folder, f"out-{turn}")).items():
-                took.setdefault(name, []).append(seconds)
-    median = {name: 1000 * statistics.median(values) for name, values in took.items()}
-    steps = [
-        ("import supermachine_kernel", "import", ""),
-        ("KERNEL.view()", "view", "read"),
-        ("KERNEL.read_bytes()", "read", ""),
-        ("extract_all_to() into a new folder", "extract", "copy"),
-        ("shutil.copyfile and chmod of the four", "copy", ""),
-        ("ensure_assets(), the first time", "ensure", "copy and sync"),
-        ("the same copies with fsync", "copy and sync", ""),
-        ("ensure_assets(), once they are there", "ensure again", "digest"),
-        ("verify()", "verify", "digest"),
-        ("read_bytes and SHA-256 of the four", "digest", ""),
-    ]
-    figures = [Figure(label, median[name], "ms") for label, name, _ in steps]
-    return figures + [
-        Figure(f"{name} / {beside}", statistics.median(a / b for a, b in zip(took[name], took[beside])), "")
-        for _, name, beside in steps
-        if beside
-    ]
-
-
-def _module(python: Path, site: Path, out: Path) -> dict[str, float]:
-    """Seconds of each step, in a process of its own that has never imported the module."""
-    out.mkdir()
-    command = [str(python), "-c", _MODULE, str(out)]
-    inside = {**os.environ, "PYTHONPATH": str(site)}
-    done = subprocess.run(command, cwd=out, env=inside, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BenchError("the module", "to succeed", done.stderr.strip())
-    shutil.rmtree(out)
-    took: dict[str, float] = json.loads(done.stdout)
-    return took
 
 
 # --- the table ---
