@@ -108,6 +108,36 @@ print(len(os.listdir("other")), sorted(name for name in os.listdir("moved") if n
     assert done.stdout.strip() == f"0 {names}", done.stderr
 
 
+@pytest.mark.slow
+@on_linux
+def test_the_module_writes_where_it_is_told_to_and_opens_no_connection(tmp_path: Path) -> None:
+    """As the system sees it: every call that makes, changes or removes a file, and every socket."""
+    strace, trace, told = disk.tool("strace", "strace"), tmp_path / "trace", tmp_path / "told"
+    program = """\
+import sys, supermachine_kernel as k
+from supermachine_kernel.__main__ import main
+folder = sys.argv[1]
+k.verify()
+k.extract_all_to(folder + "/all")
+k.INIT_OCI.extract_to(folder + "/one/init-oci", parents=True)
+k.ensure_assets(folder + "/ensured")
+k.ensure_assets(folder + "/ensured", check="content")
+for arguments in (["bundle", folder + "/bundled"], ["verify", folder + "/bundled"], ["doctor"], ["info"], ["path"]):
+    main(arguments)
+"""
+    calls = "openat,open,creat,mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat,symlink,symlinkat,link,linkat"
+    options = ["-f", "-y", "-o", str(trace), "-e", f"trace={calls},chmod,fchmodat,truncate,socket,execve"]
+    environment = child.environment_with(None, {"PYTHONDONTWRITEBYTECODE": "1"})
+    command = [strace, *options, sys.executable, "-c", program, str(told)]
+    subprocess.run(command, check=True, env=environment, cwd="/", timeout=120, stdout=subprocess.DEVNULL)
+    lines = [line.partition(" ")[2].strip() for line in trace.read_text().splitlines()]
+    writing = [line for line in lines if "open" not in line.partition("(")[0] or "O_WR" in line or "O_RDWR" in line]
+    started, *writing = [line for line in writing if not line.startswith(("+++", "---")) and "/dev/null" not in line]
+    assert started.startswith("execve(")
+    assert len(writing) > 20
+    assert [line for line in writing if f"<{told}" not in line and f'"{told}' not in line] == []
+
+
 USES = [
     *("k.verify()", "k.KERNEL.verify()", "k.KERNEL.path", "k.KERNEL.read_bytes()", "k.KERNEL.view()", "k.assets_dir()"),
     *("k.KERNEL_BYTES", "k.KERNEL_LEN", "k.MANIFEST", "k.require_version('0.0.1')", "k.ensure_assets(folder)"),
