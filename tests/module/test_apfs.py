@@ -32,7 +32,7 @@ def test_a_changed_clone_leaves_the_installed_file_as_it_was(tmp_path: Path) -> 
     KERNEL.verify()
 
 
-def test_modes(tmp_path: Path) -> None:
+def test_a_clone_has_the_mode_of_the_asset_not_of_its_source(tmp_path: Path) -> None:
     """`clonefile` copies the mode of the installed file; the extracted one has the asset's, or the process's."""
     umask = os.umask(0o027)
     try:

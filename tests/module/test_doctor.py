@@ -94,7 +94,7 @@ def test_each_asset_is_looked_at(asset: supermachine_kernel.Asset, module_copy: 
     assert found[asset.name]["cure"].startswith("install the wheel again (pip install --force-reinstall")
 
 
-def test_a_missing_module_is_one_finding(module_copy: Path) -> None:
+def test_a_missing_asset_is_one_finding(module_copy: Path) -> None:
     (module_copy / "supermachine_kernel" / "assets" / "smpark.ko").unlink()
     status, found = doctor(module_copy)
     assert status == 1
@@ -102,7 +102,7 @@ def test_a_missing_module_is_one_finding(module_copy: Path) -> None:
     assert list(found) == SUBJECTS
 
 
-def test_no_manifest(module_copy: Path) -> None:
+def test_without_a_manifest_every_asset_is_bad(module_copy: Path) -> None:
     (module_copy / "supermachine_kernel" / "_manifest.py").unlink()
     status, found = doctor(module_copy)
     assert status == 1
@@ -150,7 +150,7 @@ def test_an_installed_library_of_another_version(
 
 
 class TestPlace:
-    def test_whole(self, tmp_path: Path) -> None:
+    def test_a_complete_set_is_said_and_a_missing_file_too(self, tmp_path: Path) -> None:
         place = tmp_path / "supermachine" / f"v{supermachine_kernel.__version__}"
         supermachine_kernel.ensure_assets(place)
         assert doctor(XDG_DATA_HOME=str(tmp_path))[1]["ensure_assets"]["found"] == f"{place}: complete"
@@ -182,7 +182,7 @@ class TestPlace:
 
     @pytest.mark.skipif(sys.platform != "linux", reason="a small tmpfs in a mount namespace is of Linux")
     @pytest.mark.parametrize(("size", "status"), [("2m", 1), ("40m", 0)])
-    def test_room(self, size: str, status: int, tmp_path: Path) -> None:
+    def test_too_little_room_for_the_set_is_bad(self, size: str, status: int, tmp_path: Path) -> None:
         program = """\
 import os, sys
 from supermachine_kernel.__main__ import main
@@ -195,7 +195,7 @@ sys.exit(main(["doctor"]))
         assert (f" needs {needed} bytes, and {2 << 20} are free" in done.stdout) == bool(status)
         assert ("-> make room on that disk" in done.stdout) == bool(status)
 
-    def test_no_home(self) -> None:
+    def test_a_home_that_is_no_absolute_path_is_bad(self) -> None:
         status, found = doctor(XDG_DATA_HOME="", HOME="relative")
         assert status == 1
         assert "found 'relative'" in found["ensure_assets"]["found"]
@@ -256,10 +256,10 @@ class TestForm:
         assert found in DESCRIPTIONS
         return str(found)
 
-    def test_wheel(self, installed: Path) -> None:
+    def test_an_installed_wheel_is_known(self, installed: Path) -> None:
         assert self.form(installed) == "wheel"
 
-    def test_copy(self, module_copy: Path) -> None:
+    def test_a_folder_without_metadata_is_a_copy(self, module_copy: Path) -> None:
         for folder in module_copy.glob("*.dist-info"):
             shutil.rmtree(folder)
         assert self.form(module_copy) == "copy"
@@ -275,13 +275,13 @@ class TestForm:
         )
         assert done.stdout.strip() == "copy", done.stderr
 
-    def test_checkout(self, module_copy: Path) -> None:
+    def test_a_folder_beside_a_setup_cfg_is_a_checkout(self, module_copy: Path) -> None:
         for folder in module_copy.glob("*.dist-info"):
             shutil.rmtree(folder)
         (module_copy / "setup.cfg").write_text("")
         assert self.form(module_copy) == "checkout"
 
-    def test_editable(self, module_copy: Path, tmp_path: Path) -> None:
+    def test_an_editable_install_is_known_by_its_direct_url(self, module_copy: Path, tmp_path: Path) -> None:
         """As pip records it (PEP 610), with the package found through the path."""
         (folder,) = module_copy.glob("*.dist-info")
         site = tmp_path / "elsewhere"
@@ -317,13 +317,13 @@ class TestForm:
         (folder / "direct_url.json").write_text('{"url": ["x"], "dir_info": {"editable": true}}')
         assert self.form(module_copy) == "checkout"
 
-    def test_zip(self, installed: Path, tmp_path: Path) -> None:
+    def test_a_zip_on_the_path_is_known(self, installed: Path, tmp_path: Path) -> None:
         archive = tmp_path / "packages.zip"
         zipped(installed, archive)
         assert self.form(archive) == "zip"
 
     @pytest.mark.parametrize("started", ["app.pyz", "./app.pyz", "{folder}//app.pyz"])
-    def test_zipapp(self, started: str, installed: Path, tmp_path: Path) -> None:
+    def test_a_zip_that_is_run_is_a_zipapp(self, started: str, installed: Path, tmp_path: Path) -> None:
         program = "import sys; from supermachine_kernel.__main__ import main; sys.exit(main())"
         zipped(installed, tmp_path / "app.pyz", program)
         environment = child.environment_with(None, {"PYTHONPATH": ""})

@@ -62,7 +62,7 @@ class TestPlace:
         assert_whole(tmp_path / "a" / "b")
         assert ensure_assets(str(tmp_path)) == tmp_path
 
-    def test_xdg_data_home(self, tmp_path: Path) -> None:
+    def test_xdg_data_home_is_where_the_set_goes(self, tmp_path: Path) -> None:
         done = child.python(PRINT_PLACE, XDG_DATA_HOME=str(tmp_path / "data"), HOME=str(tmp_path / "home"))
         assert done.stdout.strip() == str(tmp_path / "data" / "supermachine" / f"v{VERSION}"), done.stderr
         assert_whole(Path(done.stdout.strip()))
@@ -210,20 +210,20 @@ print(supermachine_kernel.ensure_assets("."))
 
 
 class TestRefuses:
-    def test_a_file_in_the_way_of_the_folder(self, tmp_path: Path) -> None:
+    def test_a_file_in_the_way_of_the_folder_is_an_error_and_stays(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("mine")
         for folder in (tmp_path / "file", tmp_path / "file" / "below"):
             with pytest.raises(DestinationError, match="expected a folder, found a file in its way; remove it"):
                 ensure_assets(folder)
         assert (tmp_path / "file").read_text() == "mine"
 
-    def test_a_folder_in_the_way_of_a_file(self, tmp_path: Path) -> None:
+    def test_a_folder_in_the_way_of_a_file_is_an_error_and_stays(self, tmp_path: Path) -> None:
         (tmp_path / "kernel" / "kept").mkdir(parents=True)
         with pytest.raises(DestinationIsDirectoryError, match="found a folder; remove it"):
             ensure_assets(tmp_path)
         assert os.listdir(tmp_path) == ["kernel"]
 
-    def test_a_pipe_in_the_way_of_a_file(self, tmp_path: Path) -> None:
+    def test_a_pipe_in_the_way_of_a_file_is_an_error(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "kernel")
         with pytest.raises(DestinationError, match="found a device, socket or pipe"):
             ensure_assets(tmp_path)
@@ -245,7 +245,7 @@ class TestRefuses:
         assert message == "", "a whole set needs no source"
 
     @pytest.mark.skipif(sys.platform != "linux", reason="a small tmpfs in a mount namespace is of Linux")
-    def test_a_full_disk(self, tmp_path: Path) -> None:
+    def test_a_full_disk_is_one_clear_error_each_time(self, tmp_path: Path) -> None:
         program = """\
 import errno, os, sys, supermachine_kernel
 folder = sys.argv[1] + "/set"
@@ -292,7 +292,7 @@ for name in ("part", "none"):
 
 
 class TestAtOnce:
-    def test_threads(self, tmp_path: Path) -> None:
+    def test_64_threads_at_once_make_one_complete_set(self, tmp_path: Path) -> None:
         start = threading.Barrier(64)
 
         def ensure(_: int) -> Path:
@@ -303,7 +303,7 @@ class TestAtOnce:
             assert set(pool.map(ensure, range(64))) == {tmp_path / "a" / "set"}
         assert_whole(tmp_path / "a" / "set")
 
-    def test_processes(self, tmp_path: Path) -> None:
+    def test_64_processes_at_once_make_one_complete_set(self, tmp_path: Path) -> None:
         """They fork from one that has done its imports, wait for the same pipe, and are there within a millisecond."""
         program = """\
 import os, sys, supermachine_kernel
@@ -330,7 +330,9 @@ print([os.waitpid(child, 0)[1] for child in children].count(0))
         assert done.stdout.strip() == "64", done.stderr
         assert_whole(tmp_path / "a" / "set")
 
-    def test_another_was_faster(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_right_file_of_a_faster_process_is_taken_and_a_wrong_one_is_an_error(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """What it put there is right, though it may not be replaced: it is of another user, in a sticky folder."""
         write = _ensure._write_assets
 
@@ -435,11 +437,11 @@ class TestKilled:
         assert cut >= times // 4, f"{cut} of {rounds} were killed before they were through"
         assert abandoned > 0, f"none of {rounds} was killed while it wrote"
 
-    def test_a_few_times(self, tmp_path: Path) -> None:
+    def test_no_file_is_torn_by_25_kills(self, tmp_path: Path) -> None:
         self.check(tmp_path / "set", 25)
 
     @pytest.mark.slow
-    def test_at_200_random_moments(self, tmp_path: Path) -> None:
+    def test_no_file_is_torn_by_200_kills(self, tmp_path: Path) -> None:
         self.check(tmp_path / "set", 200)
 
 
@@ -482,11 +484,11 @@ for asset in supermachine_kernel.ASSETS:
 
     @pytest.mark.parametrize("mkfs", ["mkfs.ext4", "mkfs.btrfs"])
     @pytest.mark.parametrize("way", ["ensure", "after another"])
-    def test_the_set_is_whole(self, way: str, mkfs: str, tmp_path: Path) -> None:
+    def test_the_set_is_on_disk_when_the_call_returns(self, way: str, mkfs: str, tmp_path: Path) -> None:
         found = self.after(way, tmp_path, mkfs)
         assert found == {asset.name: oct(asset.mode) for asset in ASSETS}
 
-    def test_an_extraction_makes_no_such_promise(self, tmp_path: Path) -> None:
+    def test_an_extraction_does_not_wait_for_the_names(self, tmp_path: Path) -> None:
         """Else the tests above would see nothing."""
         assert "False" in self.after("extract", tmp_path, "mkfs.ext4").values()
 
@@ -513,7 +515,7 @@ for asset in supermachine_kernel.ASSETS:
         ]
 
 
-def test_a_socket_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_in_the_way_of_a_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("kernel")

@@ -168,7 +168,7 @@ def test_deprecated_names_warn_and_work(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b" / "c").read_bytes() == supermachine_kernel.KERNEL_BYTES
 
 
-def test_bytes_are_kept() -> None:
+def test_bytes_are_read_once_and_kept() -> None:
     assert supermachine_kernel.SMPARK_KO_BYTES is supermachine_kernel.SMPARK_KO_BYTES
 
 

@@ -42,7 +42,7 @@ def passes(wanted: str, found: str) -> bool:
 
 
 @given(found=versions(), other=RELEASE)
-def test_as_packaging_reads_it(found: str, other: str) -> None:
+def test_a_version_passes_for_its_release_as_packaging_reads_it(found: str, other: str) -> None:
     version = Version(found)
     own = ".".join(map(str, version.release[:3]))
     assert passes(own, found) == (version.base_version == own and not version.is_prerelease)
@@ -51,7 +51,7 @@ def test_as_packaging_reads_it(found: str, other: str) -> None:
 
 
 @pytest.mark.parametrize("found", ["0.7.62", "0.7.62+custom.0a1b2c3d", "0.7.62.post1", "0.7.62.post1+custom.0a1b2c3d"])
-def test_the_release_and_its_builds(found: str) -> None:
+def test_the_release_and_its_builds_pass(found: str) -> None:
     assert passes("0.7.62", found)
 
 
@@ -59,12 +59,12 @@ def test_the_release_and_its_builds(found: str) -> None:
     "found",
     ["0.7.6", "0.7.620", "0.7.62.1", "0.7.62rc1", "0.7.62.dev1", "0.7.62.post1.dev1", "1!0.7.62", "10.7.62", "0.7.63"],
 )
-def test_any_other(found: str) -> None:
+def test_any_other_version_does_not_pass(found: str) -> None:
     assert not passes("0.7.62", found)
 
 
 @given(versions())
-def test_what_is_no_release(text: str) -> None:
+def test_asking_for_what_is_no_release_is_a_value_error(text: str) -> None:
     """Of what is asked for, only X.Y.Z means one kernel build."""
     version = Version(text)
     assume(version.base_version != text or len(version.release) != 3 or version.epoch)
@@ -75,16 +75,16 @@ def test_what_is_no_release(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "0.7", "v0.7.62", "0.7.062", "0.7.62\n", " 0.7.62", "0.7.٦٢", "0.7.62+x", ">=0.7"]
 )
-def test_what_is_no_release_by_name(text: str) -> None:
+def test_each_spelling_that_is_no_release_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected a release version X\.Y\.Z"):
         require_version(text)
 
 
-def test_this_installation() -> None:
+def test_this_installation_passes_for_its_own_release() -> None:
     require_version(Version(supermachine_kernel.__version__).base_version)
 
 
-def test_as_a_library_starts() -> None:
+def test_the_message_is_the_last_line_of_a_library_that_does_not_start() -> None:
     """In a process of its own: the message is the last line."""
     program = "import supermachine_kernel; supermachine_kernel.require_version('9.9.9')"
     done = child.python(program)

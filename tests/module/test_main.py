@@ -37,7 +37,7 @@ class TestHelp:
         text = child.command_line("--help").stdout
         assert all(f"    {command} " in text for command in COMMANDS)
 
-    def test_version(self) -> None:
+    def test_version_is_that_of_the_assets(self) -> None:
         assert child.command_line("--version").stdout == f"supermachine-kernel {supermachine_kernel.__version__}\n"
 
     @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def call(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[obje
 
 
 class TestInfo:
-    def test_table(self) -> None:
+    def test_the_table_has_every_asset_and_fits_80_columns(self) -> None:
         done = child.command_line("info")
         assert done.returncode == 0
         assert done.stderr == ""
@@ -88,7 +88,7 @@ class TestInfo:
             assert row in [line.split() for line in done.stdout.splitlines()]
         assert max(len(line) for line in done.stdout.splitlines() if os.sep not in line) <= 80
 
-    def test_json(self, installed: Path) -> None:
+    def test_json_has_the_manifest_and_the_licences(self, installed: Path) -> None:
         found = json.loads(child.command_line("info", "--json").stdout)
         assert (found["command"], found["format"], found["installation"]) == ("info", 1, "wheel")
         assert found["directory"] == str(installed / "supermachine_kernel" / "assets")
@@ -105,7 +105,9 @@ class TestInfo:
 
 
 class TestPath:
-    def test_of_the_folder_and_of_each_asset(self, installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_folder_or_the_named_asset_is_printed(
+        self, installed: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         folder = installed / "supermachine_kernel" / "assets"
         assert child.command_line("path").stdout == f"{folder}\n"
         for name in NAMES:
@@ -146,7 +148,7 @@ class TestPath:
 
 
 class TestExtract:
-    def test_all_or_some(self, tmp_path: Path) -> None:
+    def test_all_assets_or_those_named_are_written(self, tmp_path: Path) -> None:
         done = child.command_line("extract", tmp_path / "a" / "all")
         assert done.returncode == 0
         assert done.stdout.splitlines() == [str(tmp_path / "a" / "all" / name) for name in NAMES]
@@ -171,7 +173,7 @@ class TestExtract:
         subprocess.run([*command, "./init-oci"], cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)
         assert sorted(os.listdir(tmp_path / "kernel")) == sorted(os.listdir(tmp_path / "init-oci")) == sorted(NAMES)
 
-    def test_a_file_in_the_way(self, tmp_path: Path) -> None:
+    def test_a_file_in_the_way_of_the_folder_is_one_line(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("mine")
         done = child.command_line("extract", tmp_path / "file")
         assert done.returncode == 1
@@ -182,7 +184,7 @@ class TestExtract:
 
 
 class TestVerify:
-    def test_good(self) -> None:
+    def test_a_good_installation_is_ok_for_each_asset(self) -> None:
         done = child.command_line("verify")
         assert (done.returncode, done.stderr) == (0, "")
         assert [line.split() for line in done.stdout.splitlines()] == [[name, "ok"] for name in NAMES]
@@ -216,7 +218,7 @@ class TestVerify:
         assert error["subject"] == str(module_copy / "supermachine_kernel" / "assets" / "kernel")
         assert error["cure"].startswith("install the wheel again")
 
-    def test_a_folder_and_an_app(self, tmp_path: Path) -> None:
+    def test_a_flipped_byte_in_a_folder_or_an_app_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "My.app" / "Contents").mkdir(parents=True)
         for target in (tmp_path / "folder", tmp_path / "My.app"):
             assert child.command_line("bundle", target).returncode == 0
@@ -259,7 +261,7 @@ print(status, sum(path.endswith("kernel") for path in opened))
         self.flip(folder / "kernel")
         assert child.python(program, folder, "--quick").stdout.splitlines()[-1] == "1 1"
 
-    def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
+    def test_a_folder_that_is_not_there_is_one_line_with_a_cure(self, tmp_path: Path) -> None:
         done = child.command_line("verify", tmp_path / "none")
         assert done.returncode == 1
         assert done.stderr == (
@@ -274,7 +276,7 @@ print(status, sum(path.endswith("kernel") for path in opened))
 
 
 class TestBundle:
-    def test_into_an_app_twice(self, tmp_path: Path) -> None:
+    def test_a_second_run_writes_nothing_into_the_app(self, tmp_path: Path) -> None:
         app = tmp_path / "My.app"
         (app / "Contents").mkdir(parents=True)
         resources = app / "Contents" / "Resources"
@@ -299,7 +301,7 @@ class TestBundle:
         )
         assert child.command_line("bundle", app).stderr == "", "nothing changed, nothing to sign"
 
-    def test_half_an_app(self, tmp_path: Path) -> None:
+    def test_an_app_without_contents_is_one_line_with_a_cure(self, tmp_path: Path) -> None:
         done = child.command_line("bundle", tmp_path / "My.app")
         assert done.returncode == 1
         assert len(done.stderr.splitlines()) == 1
