@@ -13,9 +13,8 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from scripts.asset_build.audit.compare import Difference
 from scripts.asset_build.audit.errors import AuditError
 from scripts.asset_build.audit.reader import read_wheel
 from scripts.asset_build.audit.rebuild import compare_with_rebuilt, rebuild
@@ -24,6 +23,9 @@ from scripts.machine import environments
 from scripts.machine.arguments import existing_file
 from scripts.machine.errors import SetupError
 from scripts.machine.program import log, report_error, run_program
+
+if TYPE_CHECKING:
+    from scripts.asset_build.audit.compare import Difference
 
 EPILOG = """\
 The record of the assets' build, which the bill of materials is made from, is in the lock for a release. For a custom

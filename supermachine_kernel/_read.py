@@ -42,15 +42,15 @@ class AssetReader:
                 self._file = open(path, "rb", buffering=0, opener=_open_without_waiting)  # noqa: SIM115
                 self.descriptor = self._file.fileno()
                 facts = self.facts()
-                found, is_file = facts.st_size, stat.S_ISREG(facts.st_mode)
+                found, mode = facts.st_size, facts.st_mode
             else:
                 self._archive, self._file, found = _open_member(holder, path)
-                is_file = True
+                mode = stat.S_IFREG
         except Exception as error:
             raise self._unreadable(error) from error
-        if not is_file:
+        if not stat.S_ISREG(mode):
             self.close()
-            raise AssetError(path, f"a file of {size} bytes", kind_of(facts.st_mode), how_to_reinstall())
+            raise AssetError(path, f"a file of {size} bytes", kind_of(mode), how_to_reinstall())
         if found != size:
             self.close()
             raise self.wrong_size(found)

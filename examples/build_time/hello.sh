@@ -2,6 +2,9 @@
 # The app's main program: everything it hands to the VMM lies beside it.
 resources=$(cd "$(dirname "$0")/../Resources" && pwd)
 for asset in kernel init-oci supermachine-agent smpark.ko; do
-  [ -s "$resources/$asset" ] || { echo "$resources/$asset: missing; build the app again" >&2; exit 1; }
+    [ -s "$resources/$asset" ] || {
+        echo "$resources/$asset: missing; build the app again" >&2
+        exit 1
+    }
 done
 echo "$resources"

@@ -5,8 +5,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 
 python3 -m nuitka --mode=standalone --quiet --lto=no --output-dir="$out" \
-  --include-package-data=supermachine_kernel \
-  --include-distribution-metadata=supermachine-kernel \
-  "$here/../app.py"
+    --include-package-data=supermachine_kernel \
+    --include-distribution-metadata=supermachine-kernel \
+    "$here/../app.py"
 
 env -u PYTHONPATH "$out/app.dist/app.bin" "$out/guest"

@@ -7,7 +7,7 @@ out=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
 
 python3 -m PyInstaller --noconfirm --log-level WARN "$@" \
-  --distpath "$out/dist" --workpath "$out/work" --specpath "$out/work" "$here/../app.py"
+    --distpath "$out/dist" --workpath "$out/work" --specpath "$out/work" "$here/../app.py"
 
 program=$out/dist/app
 [ -d "$program" ] && program=$program/app

@@ -13,7 +13,7 @@ CACHE=${SUPERMACHINE_BUILD_CACHE:-${XDG_CACHE_HOME:-${HOME:?is not set; set it, 
 . "$HERE/scripts/recipe.sh"
 
 usage() {
-    cat <<USAGE
+    cat << USAGE
 Usage: bash kernel-build/scripts/build.sh [OPTION...]
 
 Builds kernel, init-oci, supermachine-agent and smpark.ko for $SET from source, on Debian or Ubuntu, and writes

@@ -23,14 +23,16 @@ import queue
 import socket
 import struct
 import threading
-from types import TracebackType
-from typing import Any, Callable, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from scripts.guest.behaviour import STANDARD, Behaviour
 from scripts.guest.link import Link
 from scripts.guest.stream import Stream
 from scripts.guest.vhost_user import Connection
 from scripts.guest.virtqueue import GuestError
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 GUEST_CID = 3
 _FIRST_PORT = 1 << 30

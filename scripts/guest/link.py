@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-import socket
 from collections import deque
-from typing import Callable, Protocol
+from typing import TYPE_CHECKING, Callable, Protocol
 
 from scripts.guest import packet
-from scripts.guest.behaviour import Behaviour
 from scripts.guest.packet import Header
 from scripts.guest.stream import Stream
 from scripts.guest.virtqueue import Chain, GuestError, Queue
+
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+
+    from scripts.guest.behaviour import Behaviour
 
 RX, TX = 0, 1
 _MAX_OUT = 256

@@ -14,9 +14,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from scripts.guest.device import Device
+if TYPE_CHECKING:
+    from scripts.guest.device import Device
 
 PROGRAM = "qemu-system-aarch64"
 MEMORY = "512M"

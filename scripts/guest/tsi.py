@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import errno
 import random
-import socket
 import threading
 import time
 from collections.abc import Mapping
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 from scripts.guest import packet, tsi_messages
-from scripts.guest.link import Link
 from scripts.guest.packet import HOST_CID, Header
 from scripts.guest.stream import Stream
 from scripts.guest.tsi_messages import STREAM_PORT, Address, MessageError, Request
 from scripts.guest.tsi_socket import Socket, open_listeners
+
+if TYPE_CHECKING:
+    import socket
+
+    from scripts.guest.link import Link
 
 _MAX_SOCKETS = 4096
 _WHOLE_BUFFER = 0xFFFFFFFF

@@ -6,12 +6,14 @@ import contextlib
 import errno
 import socket
 from collections.abc import Sequence
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 from scripts.guest import packet
-from scripts.guest.link import Link
 from scripts.guest.packet import HOST_CID, Header
 from scripts.guest.tsi_messages import DATAGRAM, INET6, Accept, Address, Create
+
+if TYPE_CHECKING:
+    from scripts.guest.link import Link
 
 _PACKETS_IN_TURN = 16
 

@@ -68,6 +68,7 @@ class Connection:
         data, fds, _, _ = socket.recv_fds(self._sock, _HEADER.size, _MAX_FDS)
         if not data:
             return False
+        request: int | None = None
         try:
             data += self._exactly(_HEADER.size - len(data))
             request, flags, size = _HEADER.unpack(data)

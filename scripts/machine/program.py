@@ -9,9 +9,10 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Callable, NoReturn
+from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
-from supermachine_kernel import SupermachineKernelError
+if TYPE_CHECKING:
+    from supermachine_kernel import SupermachineKernelError
 
 
 class OutputError(Exception):

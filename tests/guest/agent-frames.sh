@@ -1,5 +1,6 @@
 #!/bin/sh
 # The entrypoint of test_agent_frames: sends each file of /cases as it is and says in hexadecimal what came back.
+# shellcheck shell=busybox disable=SC2009
 send() { # NAME FILE PORT [half]
     name=$1 file=$2
     shift 2

@@ -1,5 +1,6 @@
 #!/bin/sh
 # An entrypoint that says what it finds, leaves orphans, and ends by a signal that PID 1 hands on.
+# shellcheck shell=busybox
 for word; do echo "arg: $word"; done
 echo "cwd: $(pwd)"
 echo "env: $GREETING|$PATH|$HOME|$(hostname)"
@@ -17,7 +18,10 @@ touch /bin/new && echo written
 ls /supermachine-smpark.ko /container /init 2> /dev/null
 echo "pid: $$ of $(cat /proc/1/comm)"
 echo "umask: $(umask) $(supermachine-agent exec sh -c umask)"
-(sleep 0.01 & sleep 0.02 &)
+(
+    sleep 0.01 &
+    sleep 0.02 &
+)
 sleep 0.3
 echo "zombies: $(grep -l '^State:.Z' /proc/[0-9]*/status | wc -l)"
 printf 'a line without an end'

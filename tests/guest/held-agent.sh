@@ -2,7 +2,10 @@
 until_ended() { until init-request 1 0 | grep -q '^0 3 '; do sleep 0.1; done; }
 
 echo "agent: in the namespace of $(cat /proc/1/comm)"
-[ -e /second ] || { touch /second; exit 3; }
+[ -e /second ] || {
+    touch /second
+    exit 3
+}
 echo "held: $(init-request 1 0)"
 echo "signal while held: $(init-request 3 15)"
 echo "unknown request: $(init-request 9 0)"

@@ -16,4 +16,5 @@ echo changed > /from/lowest
 rm /from/second
 head -c 20000000 /dev/zero 2> /dev/null > /big || echo "full: $(sh -c 'echo more > /more' 2>&1 | tail -n 1)"
 grep -o '^[^ ]* /\(data\|ro\|share\)[^ ]* [^ ]* r[ow]' /proc/mounts
+# shellcheck disable=SC2010
 exit "$(ls / | grep -c '^kept$')"

@@ -1,5 +1,6 @@
 #!/bin/sh
 # An entrypoint that says what its rights and its surroundings are; nobody is root here.
+# shellcheck shell=busybox disable=SC2010,SC2012
 echo "files: $(ulimit -n) $(ulimit -H -n)"
 echo "core: $(ulimit -c) $(ulimit -H -c)"
 echo "somaxconn: $(cat /proc/sys/net/core/somaxconn)"
@@ -20,7 +21,8 @@ echo "devices: $(for name in eth0 eth1; do cat /sys/class/net/$name/flags; done 
 echo "eth0: $(ip -4 addr show eth0 | grep -o 'inet [^ ]*')"
 ip -6 addr show eth0 | grep -o 'inet6 fd00[^ ]*'
 echo "route: $(ip route | grep default) $(ip -6 route | grep default)"
-nc -l -p 80 -w 1 > /dev/null 2>&1 < /dev/null & nc_pid=$!
+nc -l -p 80 -w 1 > /dev/null 2>&1 < /dev/null &
+nc_pid=$!
 sleep 0.2
 kill $nc_pid && echo "port 80 is open to us"
 echo "to error" >&2

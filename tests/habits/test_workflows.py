@@ -123,12 +123,21 @@ def test_what_every_job_has(workflows: dict[str, Workflow]) -> None:
         for step in content["steps"]:
             assert "uses" in step or "name" in step, (name, job, step)
             if "uses" in step:
-                assert re.fullmatch(r"actions/[a-z-]+@v\d+|pypa/[a-z-]+@release/v\d+", step["uses"]), step
+                assert re.fullmatch(r"(actions|pypa)/[a-z-]+@[0-9a-f]{40}", step["uses"]), step
             if "checkout" in step.get("uses", ""):
                 assert step["with"]["persist-credentials"] == "false"
     for workflow in workflows.values():
         assert workflow["defaults"]["run"]["shell"] == "bash"
         assert workflow["concurrency"]["group"]
+
+
+def test_every_action_has_its_version_beside_the_commit_and_one_commit_alone(project: Path) -> None:
+    pins: dict[str, set[str]] = {}
+    for name in NAMES:
+        for action, pin in re.findall(r"uses: ([^@\s]+)(.*)", _path(project, name).read_text()):
+            assert re.fullmatch(r"@[0-9a-f]{40} # v\d+\.\d+\.\d+", pin), (action, pin)
+            pins.setdefault(action, set()).add(pin)
+    assert {action: len(found) for action, found in pins.items()} == dict.fromkeys(pins, 1)
 
 
 def test_a_tag_alone_releases(workflows: dict[str, Workflow]) -> None:

@@ -168,7 +168,7 @@ def cut(port: int, after: int) -> Iterator[str]:
             used.set()
             with client, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 20) as upstream:
                 client.settimeout(20)
-                upstream.sendall(client.recv(65536))  # a GET's head comes in one piece
+                upstream.sendall(client.recv(65536))  # the head of a GET comes in one piece
                 while left is None or left > 0:
                     data = upstream.recv(65536 if left is None else min(left, 65536))
                     if not data:

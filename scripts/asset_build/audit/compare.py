@@ -7,8 +7,10 @@ import hashlib
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .reader import Member, Wheel
+if TYPE_CHECKING:
+    from .reader import Member, Wheel
 
 DIFF_LINES = 40
 """How much of a text's difference is shown."""

@@ -7,13 +7,16 @@ import glob
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..guest_sets import wheel_row
 from ..wheel.archive import record_of
 from ..wheel.package_data import manifest_of, manifest_source
 from ..wheel.sbom import SBOM_FOLDER, SBOM_NAME, format_sbom, sbom_of
-from ..wheel.verify import VerifiedSet
 from .reader import PACKAGE
+
+if TYPE_CHECKING:
+    from ..wheel.verify import VerifiedSet
 
 
 def expected_members(project: Path, verified: VerifiedSet) -> dict[str, bytes]:

@@ -56,14 +56,17 @@ class Wheel:
 
     @cached_property
     def sha256(self) -> str:
+        """The SHA-256 of the whole file, in hexadecimal."""
         return hashlib.sha256(self.data).hexdigest()
 
     @cached_property
     def version(self) -> str:
+        """The version in the file name."""
         return self.name.split("-")[1]
 
     @cached_property
     def dist_info(self) -> str:
+        """The folder of the wheel's metadata."""
         return f"{PACKAGE}-{self.version}.dist-info"
 
     @cached_property

@@ -1,5 +1,6 @@
 """The release base that SUPERMACHINE_RELEASE_URL names, and what may be shown of a URL."""
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +20,10 @@ def parse_location(text: Optional[str], setting: str = "SUPERMACHINE_RELEASE_URL
         return BASE
     if not _URL.match(text.strip()) and "\0" not in text:
         return Path(text).absolute()
-    try:
+    parts, usable = urlsplit(""), False
+    with contextlib.suppress(ValueError):
         parts = urlsplit(text.strip())
         usable = parts.port != 0 and not parts.query and not parts.fragment and "\0" not in unquote(text)
-    except ValueError:
-        usable = False
     if usable and parts.scheme in ("https", "http") and parts.hostname:
         return parts.geturl().rstrip("/")
     if usable and parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:

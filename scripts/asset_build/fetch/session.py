@@ -40,9 +40,11 @@ class Connections:
         self._lock = threading.Lock()
 
     def seconds_left(self) -> float:
+        """How long the deadline is still away; 0 once it is past."""
         return max(self._deadline - time.monotonic(), 0)
 
     def add(self, connection: socket.socket) -> socket.socket:
+        """Take a connection that is to be shut down with the others; it is, at once, if they have been stopped."""
         with self._lock:
             self._sockets.add(connection)
         if self.stopped.is_set():
@@ -50,6 +52,7 @@ class Connections:
         return connection
 
     def stop(self) -> None:
+        """Shut down every connection, and each that is added later."""
         self.stopped.set()
         with self._lock:
             for connection in self._sockets:
@@ -72,19 +75,19 @@ class Session(requests.Session):
             prepared_request.headers.pop("Authorization", None)
 
     def get_redirect_target(self, resp: requests.Response) -> Optional[str]:
+        """The URL to which the response redirects, None if it does not. Raises RedirectError for one not followed."""
         if not resp.is_redirect:
             return None
         resp.close()
         resp.raw = io.BytesIO()  # requests would read the body of the redirect, however long it is
         allowed = ["https"] if resp.url.startswith("https:") else ["http", "https"]
         location = resp.headers["Location"]
-        try:
+        target, parts, readable = "", urlsplit(""), False
+        with contextlib.suppress(ValueError):
             target = urljoin(resp.url, super().get_redirect_target(resp) or "")
             parts = urlsplit(target)
             # urllib3 ends the host at a backslash, so that another host would be asked than the one that is checked.
             readable = parts.port != 0 and "\\" not in parts.netloc
-        except ValueError:
-            readable = False
         if not readable:
             raise RedirectError("a redirect to a URL", f"one to {location[:100]!r}")
         if parts.scheme not in allowed or not parts.hostname:

@@ -29,6 +29,7 @@ class BuildRecord:
         self._build = build
 
     def text(self, *keys: str) -> Optional[str]:
+        """The text at those keys, one within the other; None if there is none, or an empty one."""
         value: Any = self._build
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
