@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 import random
 import subprocess
@@ -19,6 +21,7 @@ from scripts.asset_build.lock import Lock, LockedAsset, LockedFile, LockedSet, f
 from scripts.asset_build.release_layout import packed_name, release_folder
 from supermachine_kernel._assets import ASSETS, SET
 from supermachine_kernel._version import VERSION
+from tests.support.faulty import FaultyHost, Reply, Request, serve
 
 PROJECT = Path(__file__).resolve().parents[2]
 QUICK = Limits(connect=2, silence=0.5, total=6, tries=3, backoff=0.02, longest_wait=1.5)
@@ -96,3 +99,19 @@ def start_fetch(
     command = [*shell, sys.executable, "-m", "tests.support.fetch_process", str(lock), *arguments]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=PROJECT, env={**os.environ, **environ}, stdout=pipe, stderr=pipe, text=True)
+
+
+def serve_four(pause: float) -> contextlib.AbstractContextManager[FaultyHost]:
+    """A slow host of all four files: 4 KiB, then `pause` seconds."""
+
+    def answer(request: Request, reply: Reply) -> None:
+        content = PACKED_FOUR[request.path.rpartition("/")[2]]
+        reply.head("200 OK", Content_Length=len(content))
+        reply.trickle(content, 4096, pause)
+
+    return serve(answer)
+
+
+def assert_right_four(output: str) -> None:
+    found = {name: digest for name, (_, digest) in json.loads(output).items()}
+    assert found == {name: asset.unpacked.sha256 for name, asset in LOCKED_FOUR.assets.items()}

@@ -3,7 +3,7 @@
 import re
 import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, TimeoutError, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError, as_completed
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, TypeVar, Union
 
@@ -74,9 +74,11 @@ class ReleaseLocation:
 
     def run_all(self, jobs: Mapping[str, Callable[[], T]]) -> dict[str, T]:
         """Run the jobs, four at a time: their results by name. The first error ends the others, and so does time."""
+        running: dict[str, Future[T]] = {}
         with ThreadPoolExecutor(4) as pool:
-            running = {name: pool.submit(job) for name, job in jobs.items()}
-            try:
+            try:  # an interrupt may come while the jobs are being started
+                for name, job in jobs.items():
+                    running[name] = pool.submit(job)
                 for done in as_completed(running.values(), timeout=self._connections.seconds_left()):
                     done.result()
             except TimeoutError:
