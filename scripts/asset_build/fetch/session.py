@@ -1,7 +1,6 @@
 """Requests to a release host: the connections can all be ended, and credentials go to that host alone."""
 
 import contextlib
-import io
 import ipaddress
 import socket
 import threading
@@ -78,8 +77,7 @@ class Session(requests.Session):
         """The URL to which the response redirects, None if it does not. Raises RedirectError for one not followed."""
         if not resp.is_redirect:
             return None
-        resp.close()
-        resp.raw = io.BytesIO()  # requests would read the body of the redirect, however long it is
+        resp.close()  # requests would read the body of the redirect, however long it is
         allowed = ["https"] if resp.url.startswith("https:") else ["http", "https"]
         location = resp.headers["Location"]
         target, parts, readable = "", urlsplit(""), False
