@@ -247,7 +247,7 @@ def test_a_proxy_that_refuses_is_named(environ: dict[str, str], monkeypatch: pyt
 
 @pytest.mark.slow
 def test_a_proxy_that_trickles_ends_at_the_deadline(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    with serve(lambda request, reply: reply.trickle(b"HTTP/1.1 200 " + b"x" * 1000, 1, 0.3)) as proxy:
+    with serve(lambda request, reply: reply.trickle(b"HTTP/1.1 503 " + b"x" * 1000, 1, 0.3)) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         environ["SUPERMACHINE_RELEASE_URL"] = "https://mirror.invalid"
         assert_refused(environ, "0 bytes by the end of 6 s")
