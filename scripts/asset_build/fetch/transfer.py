@@ -197,7 +197,8 @@ class Download:
             wait = float("inf")
         if wait > self._limits.longest_wait or wait > self._connections.seconds_left():
             asked = "" if error.wait is None else f", and the host asks to wait {error.wait:.0f} s"
-            found = f"{error.found} ({self._tries} tries in {time.monotonic() - began:.0f} s{asked})"
+            tries = "1 try" if self._tries == 1 else f"{self._tries} tries"
+            found = f"{error.found} ({tries} in {time.monotonic() - began:.0f} s{asked})"
             raise self._refused(str(self._expected), found, error.cure) from error
         self._note(f"{error.found}; trying again in {wait:.1f} s")
         self._connections.stopped.wait(wait)
