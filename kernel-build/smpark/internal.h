@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What the module's files share. */
+#ifndef SMPARK_INTERNAL_H
+#define SMPARK_INTERNAL_H
+
+#include <linux/fs.h>
+#include <linux/types.h>
+
+#include "smpark.h"
+
+/* state.c: the page that the host can read, and that the module works with itself */
+extern struct smpark_state *smpark_page;
+int smpark_page_init(void);
+void smpark_page_exit(void);
+void smpark_page_announce(void);
+
+/* rest.c: until the sequence of this CPU's park is over; interrupts are off, and are served in between */
+void smpark_rest(unsigned int cpu, u32 sequence);
+
+/* park.c */
+int smpark_park(struct file *file);
+int smpark_unpark(void);
+struct file *smpark_owned_by(void);
+bool smpark_owned_through(struct file *file, fl_owner_t files);
+void smpark_go_down(void);
+int smpark_threads_init(void);
+void smpark_threads_exit(void);
+
+#endif
