@@ -1,83 +1,126 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The agent's wire format and what its files share.
- * Byte by byte: docs/guest-contract.md.
- */
+/* What the agent's files share. The protocol is in docs/guest-contract.md. */
 #ifndef AGENT_H
 #define AGENT_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <sys/types.h>
 
-#define CONTRACT	1
-#define AGENT_PORT	777	/* below 1024: only root can listen here in the agent's place */
-#define AGENT_COMMANDS	64	/* at once; further callers wait to be accepted */
+#include "frame.h"
 
-#define FRAME_HEADER	8		/* bytes: u32 payload length, u32 kind, little-endian */
-#define FRAME_LIMIT	(1024 * 1024)	/* bytes of payload, in a frame from the caller */
-#define DATA_LIMIT	65536		/* bytes of payload, in a frame from the agent */
+#ifndef AGENT_WORKERS
+#define AGENT_WORKERS	64	/* EXEC, READ and WRITE at once; further callers wait in turn */
+#endif
+#ifndef SILENCE_MS
+#define SILENCE_MS	10000	/* a caller that does not come to its request is gone */
+#endif
+#ifndef PING_MS
+#define PING_MS		15000	/* after so long a silence the caller is asked whether it is there, */
+#define GONE_MS		60000	/* and after so long it is gone */
+#endif
+#define CONTROL_ROOM	256	/* bytes of a channel's room, kept for frames that are no stream's */
+#ifndef GOODBYE_MS
+#define GOODBYE_MS	2000	/* for the caller to read the end and close */
+#endif
 
-enum frame_kind {
-	FRAME_EXEC = 1,		/* caller: what to run; the first frame, and only the first */
-	FRAME_STDIN = 2,	/* caller: bytes; none: end of file */
-	FRAME_SIGNAL = 3,	/* caller: u32 signal, to the command's process group */
-	FRAME_STDOUT = 16,	/* agent: bytes */
-	FRAME_STDERR = 17,	/* agent: bytes */
-	FRAME_EXIT = 18,	/* agent: u32 enum exit_kind, u32 value; the last frame */
-};
-
-enum exit_kind {
-	EXIT_STATUS = 0,	/* value: exit status */
-	EXIT_SIGNAL = 1,	/* value: the signal that ended it */
-	EXIT_NOT_RUN = 2,	/* value: errno of what failed before the command ran */
-};
-
-/* One end of a connection: what has come so far and what is yet to go. */
+/* One connection in a process of its own: what has come so far and what is yet to go. It never waits for the socket. */
 struct channel {
 	int fd;
+	struct hello caller;
+	bool ended;		/* the caller closed its side, or does not keep to the protocol */
+	bool pong_due;
+	long heard_ms, asked_ms;	/* when something came last, and when PING went */
 	size_t in_size, out_size, out_sent;
-	uint8_t in[FRAME_HEADER + FRAME_LIMIT];
-	uint8_t out[FRAME_HEADER + FRAME_LIMIT];
-};
-
-struct frame {
-	uint32_t kind, size;
-	const uint8_t *data;
-};
-
-/* What FRAME_EXEC says; the pointers lead into the frame. argv and env end with NULL. */
-struct command {
-	char **argv, **env;
-	uint32_t argc, envc;
-	char *cwd;
-};
-
-/* What became of a command. */
-struct outcome {
-	uint32_t kind, value;
+	uint8_t in[FRAME_HEADER + DATA_LIMIT];
+	uint8_t out[2 * (FRAME_HEADER + DATA_LIMIT) + 4096];
 };
 
 /* channel.c */
-uint32_t get_u32(const uint8_t *from);
-void put_u32(uint8_t *to, uint32_t value);
-bool channel_receive(struct channel *channel);	/* false: ended, or not valid */
-bool channel_valid(const struct channel *channel);
-bool channel_next(const struct channel *channel, struct frame *frame);
+void channel_receive(struct channel *channel);
+bool channel_next(struct channel *channel, struct frame *frame);	/* answers PING by itself */
 void channel_drop(struct channel *channel, const struct frame *frame);
+size_t channel_room(const struct channel *channel);	/* bytes of payload that can be put now */
 bool channel_idle(const struct channel *channel);	/* nothing is left to send */
-void channel_put(struct channel *channel, uint32_t kind, const void *data, uint32_t size);
-void channel_clear(struct channel *channel);	/* what is left to send is not sent */
-bool channel_send(struct channel *channel);	/* as much as goes now; false: ended */
+uint8_t *channel_space(struct channel *channel);
+void channel_put(struct channel *channel, uint32_t kind, const void *data, size_t size);
+void channel_put_credit(struct channel *channel, uint32_t stream, uint32_t bytes);
+void channel_put_error(struct channel *channel, int error, const char *text);
+void channel_send(struct channel *channel);	/* as much as goes now */
+int channel_check_alive(struct channel *channel);	/* milliseconds until it must be called again; sends PING */
+void channel_goodbye(struct channel *channel);	/* sends what is left and waits for the caller to close */
+/* Of a connection that has no channel, and on which next to nothing was sent: it fits, or the caller is gone. */
+void send_frame(int fd, uint32_t kind, const uint8_t *payload, size_t size);
+void send_error(int fd, int error, const char *text);
 
-/* command.c */
-ssize_t command_pack(const struct command *command, uint8_t *to, size_t room);
-bool command_unpack(const uint8_t *from, size_t size, struct command *command);
+/* util.c */
+long now_ms(void);
+uint64_t now_us(void);
+void close_end(int *fd);	/* closes it, if it is open, and makes it -1 */
+/* Writes `content` beside `path` and renames it; 0 or an errno. */
+int put_file(const struct put_file *file);
+int write_all(int fd, const uint8_t *data, size_t size);
+int open_beside(const char *path, char *temporary, size_t room);
+int finish_beside(int fd, const char *temporary, const char *path, uint32_t mode, uint32_t uid, uint32_t gid);
 
-/* serve.c, exec.c, selftest.c */
+/* worker.c: EXEC, READ and WRITE, in a process for each */
+extern bool worker_stopped;	/* the agent ends this connection: SIGTERM came */
+void serve_caller(int fd);
+int worker_signals(void);
+bool worker_take_signals(int signals);	/* true: a child ended */
+
+/* exec.c, start.c */
+void serve_exec(struct channel *channel, const struct request *request);
+
+struct job {
+	pid_t pid;
+	int in, out, err;	/* our ends; -1: closed. With a terminal `in` and `out` are its master */
+	int child_in, child_out, child_err;	/* the commands' ends, until the last one has started */
+	char **env;
+	uid_t uid;
+	gid_t gid;
+	gid_t *groups;
+	size_t group_count;
+	bool with_user;
+};
+
+bool job_prepare(struct job *job, const struct request *request, char *error, size_t room);	/* false: errno, error */
+int job_start(struct job *job, const struct request *request, uint32_t index);	/* 0, or the errno of why not */
+
+/* terminal.c */
+bool terminal_make(struct job *job, const struct request *request);
+int terminal_open(const struct job *job);
+bool terminal_end_input(const struct job *job);
+bool terminal_resize(const struct job *job, uint32_t rows, uint32_t columns);
+
+/* file.c */
+void serve_read(struct channel *channel, const struct request *request);
+void serve_write(struct channel *channel, const struct request *request);
+
+/* control.c: the requests that the listening process answers itself */
+struct control {
+	int init_fd;		/* to init-oci, -1: none */
+	int park_fd;		/* open while parked */
+	bool parked;
+	uint32_t served, waiting;
+	void (*drop_callers)(int but);
+};
+
+void control_start(struct control *control);
+uint64_t control_capabilities(const struct control *control);
+bool control_answer(struct control *control, int fd, const struct frame *frame);	/* false: ERROR */
+
+/* guest.c: what changes the whole guest. restore(): 0 or an errno, and how far the clock may be off */
+void power_off(struct control *control);
+int restore(struct control *control, int fd, const struct request *request, uint64_t *uncertainty_ns, const char **what);
+
+/* init.c: init-oci, over the socket it started the agent with */
+enum { INIT_STATUS = 1, INIT_GO, INIT_SIGNAL, INIT_POWER_OFF };
+int init_connect(void);
+int init_ask(int fd, uint32_t what, uint32_t number, struct agent_state *state);
+
+/* serve.c: never returns but with an exit status; vsock.c; selftest.c */
+int serve_listener(int listener, bool (*may_call)(int fd));
 int serve(void);
-bool exec_in_guest(const struct command *command, int in, int out, int err, struct outcome *outcome);
+int connect_agent(void);	/* over loopback; -1: said why on stderr */
 int selftest(char **names);
 
 #endif

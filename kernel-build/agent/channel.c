@@ -3,52 +3,50 @@
 #include "agent.h"
 
 #include <errno.h>
+#include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
-uint32_t get_u32(const uint8_t *from)
-{
-	return from[0] | from[1] << 8 | from[2] << 16 | (uint32_t)from[3] << 24;
-}
-
-void put_u32(uint8_t *to, uint32_t value)
-{
-	for (int i = 0; i < 4; i++)
-		to[i] = value >> (8 * i);
-}
+#define ERROR_LIMIT	512	/* bytes of payload in FRAME_ERROR, and in a frame of send_frame() */
 
 static bool would_block(void)
 {
 	return errno == EAGAIN || errno == EINTR;
 }
 
-bool channel_receive(struct channel *channel)
+void channel_receive(struct channel *channel)
 {
-	ssize_t got = recv(channel->fd, channel->in + channel->in_size,
-			   sizeof channel->in - channel->in_size, MSG_DONTWAIT);
+	ssize_t got = recv(channel->fd, channel->in + channel->in_size, sizeof channel->in - channel->in_size,
+			   MSG_DONTWAIT);
 
-	if (got < 0)
-		return would_block();
-	if (!got)
-		return false;
+	if (got < 0 && would_block())
+		return;
+	if (got <= 0) {
+		channel->ended = true;
+		return;
+	}
 	channel->in_size += got;
-	return channel_valid(channel);
+	channel->heard_ms = now_ms();
+	channel->asked_ms = 0;
 }
 
-/* A frame within the limit always fits, so what is too long shows in its header. */
-bool channel_valid(const struct channel *channel)
+bool channel_next(struct channel *channel, struct frame *frame)
 {
-	return channel->in_size < FRAME_HEADER || get_u32(channel->in) <= FRAME_LIMIT;
-}
+	for (;;) {
+		enum parsed parsed = frame_parse(channel->in, channel->in_size, DATA_LIMIT, frame);
 
-bool channel_next(const struct channel *channel, struct frame *frame)
-{
-	if (channel->in_size < FRAME_HEADER)
-		return false;
-	frame->size = get_u32(channel->in);
-	frame->kind = get_u32(channel->in + 4);
-	frame->data = channel->in + FRAME_HEADER;
-	return channel->in_size - FRAME_HEADER >= frame->size;
+		if (parsed == PARSED_WRONGLY)
+			channel->ended = true;
+		if (parsed != PARSED || channel->ended)
+			return false;
+		if (frame->kind == FRAME_PING)
+			channel->pong_due = true;
+		else if (frame->kind != FRAME_PONG)
+			return true;
+		channel_drop(channel, frame);
+	}
 }
 
 void channel_drop(struct channel *channel, const struct frame *frame)
@@ -59,36 +57,137 @@ void channel_drop(struct channel *channel, const struct frame *frame)
 	memmove(channel->in, channel->in + used, channel->in_size);
 }
 
+size_t channel_room(const struct channel *channel)
+{
+	size_t left = sizeof channel->out - channel->out_size;
+
+	return left > FRAME_HEADER ? left - FRAME_HEADER : 0;
+}
+
 bool channel_idle(const struct channel *channel)
 {
 	return channel->out_sent == channel->out_size;
 }
 
-/* Only on an idle channel, and never more than the buffer holds. */
-void channel_put(struct channel *channel, uint32_t kind, const void *data, uint32_t size)
+/* Where the payload of the next frame will lie: what is read straight to there is not copied. */
+uint8_t *channel_space(struct channel *channel)
 {
-	put_u32(channel->out, size);
-	put_u32(channel->out + 4, kind);
+	return channel->out + channel->out_size + FRAME_HEADER;
+}
+
+void channel_put(struct channel *channel, uint32_t kind, const void *data, size_t size)
+{
+	uint8_t *to = channel->out + channel->out_size;
+
+	put_u32(to, size);
+	put_u32(to + 4, kind);
 	if (size)
-		memmove(channel->out + FRAME_HEADER, data, size);
-	channel->out_size = FRAME_HEADER + size;
-	channel->out_sent = 0;
+		memmove(to + FRAME_HEADER, data, size);
+	channel->out_size += FRAME_HEADER + size;
 }
 
-void channel_clear(struct channel *channel)
+void channel_put_credit(struct channel *channel, uint32_t stream, uint32_t bytes)
 {
-	channel->out_size = channel->out_sent = 0;
+	uint8_t payload[8];
+
+	put_u32(payload, stream);
+	put_u32(payload + 4, bytes);
+	channel_put(channel, FRAME_CREDIT, payload, sizeof payload);
 }
 
-bool channel_send(struct channel *channel)
+/* The payload of FRAME_ERROR: u32 errno and a line without an end. */
+static size_t error_payload(uint8_t payload[ERROR_LIMIT], int error, const char *text)
 {
+	put_u32(payload, error);
+	snprintf((char *)payload + 4, ERROR_LIMIT - 4, "%s", text);
+	return 4 + strlen((char *)payload + 4);
+}
+
+void channel_put_error(struct channel *channel, int error, const char *text)
+{
+	uint8_t payload[ERROR_LIMIT];
+	size_t size = error_payload(payload, error, text);
+
+	channel_put(channel, FRAME_ERROR, payload, size);
+}
+
+void send_frame(int fd, uint32_t kind, const uint8_t *payload, size_t size)
+{
+	uint8_t frame[FRAME_HEADER + ERROR_LIMIT];
+
+	put_u32(frame, size);
+	put_u32(frame + 4, kind);
+	if (size)
+		memcpy(frame + FRAME_HEADER, payload, size);
+	send(fd, frame, FRAME_HEADER + size, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+void send_error(int fd, int error, const char *text)
+{
+	uint8_t payload[ERROR_LIMIT];
+	size_t size = error_payload(payload, error, text);
+
+	send_frame(fd, FRAME_ERROR, payload, size);
+}
+
+void channel_send(struct channel *channel)
+{
+	if (channel->pong_due && channel_room(channel)) {
+		channel_put(channel, FRAME_PONG, NULL, 0);
+		channel->pong_due = false;
+	}
 	while (!channel_idle(channel)) {
 		ssize_t sent = send(channel->fd, channel->out + channel->out_sent,
 				    channel->out_size - channel->out_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
 
-		if (sent < 0)
-			return would_block();
+		if (sent < 0) {
+			if (!would_block())
+				channel->ended = true;
+			break;
+		}
 		channel->out_sent += sent;
 	}
-	return true;
+	channel->out_size -= channel->out_sent;
+	memmove(channel->out, channel->out + channel->out_sent, channel->out_size);
+	channel->out_sent = 0;
+}
+
+int channel_check_alive(struct channel *channel)
+{
+	long silent = now_ms() - channel->heard_ms;
+
+	if (!(channel->caller.capabilities & CAN_PING))
+		return -1;
+	if (silent >= GONE_MS) {
+		channel->ended = true;
+		return 0;
+	}
+	if (silent < PING_MS)
+		return PING_MS - silent;
+	if (!channel->asked_ms && channel_room(channel)) {
+		channel_put(channel, FRAME_PING, NULL, 0);
+		channel->asked_ms = now_ms();
+		return 0;	/* it waits to be sent */
+	}
+	return GONE_MS - silent;
+}
+
+/* The caller says when it has read the end: a close before that could overtake it. */
+void channel_goodbye(struct channel *channel)
+{
+	long end = now_ms() + GOODBYE_MS;
+	uint8_t rest[4096];
+
+	while (!channel->ended && now_ms() < end) {
+		struct pollfd file = { channel->fd, POLLIN | (channel_idle(channel) ? 0 : POLLOUT), 0 };
+
+		ssize_t got = 1;
+
+		channel_send(channel);
+		poll(&file, 1, GOODBYE_MS);
+		if (file.revents & ~POLLOUT)
+			got = recv(channel->fd, rest, sizeof rest, MSG_DONTWAIT);
+		if (!got || (got < 0 && !would_block()))
+			return;
+	}
 }

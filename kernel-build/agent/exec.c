@@ -1,180 +1,342 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The calling side, within the guest: a command through the agent over vsock loopback. */
+/* EXEC: the commands of one call, their streams, and what became of them. */
 #define _GNU_SOURCE
 #include "agent.h"
 
 #include <errno.h>
-#include <linux/vm_sockets.h>
 #include <poll.h>
-#include <stdio.h>
+#include <signal.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <time.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
-#define AGENT_WAIT_MS	2000	/* for an agent that is just starting */
-#define LOWEST_PORT	512
-#define OWN_PORTS	512	/* from LOWEST_PORT; the agent's own among them is taken, and passed over */
-#define GOODBYE_MS	2000
+#define TERMINAL_REST	131072	/* bytes at most that a terminal holds when its command ends */
 
-static struct channel channel;
+struct run {
+	struct channel *channel;
+	const struct request *request;
+	struct job job;
+	int signals;
+	uint32_t index;		/* of the present command, or the next */
+	bool running, finished;	/* a command runs; EXIT has been put */
+	uint64_t started_us, deadline_us;	/* 0: no time limit */
+	bool timed_out;
+	uint8_t *exits;
+	uint32_t exit_count;
+	struct ring input;
+	bool input_ended, input_closed;
+	uint32_t credit_due;
+	/* output: what the caller has room for, and what is left after the last command's end */
+	uint64_t out_credit, err_credit;
+	bool out_hung;		/* the terminal's other side is closed for now */
+	int out_left, err_left;	/* -1: the command has not ended */
+};
+
+static void record(struct run *run, struct outcome *outcome, const struct rusage *usage)
+{
+	outcome->timed_out = run->timed_out;
+	outcome->duration_us = now_us() - run->started_us;
+	if (usage) {
+		outcome->peak_kib = usage->ru_maxrss;
+		outcome->user_us = usage->ru_utime.tv_sec * 1000000ULL + usage->ru_utime.tv_usec;
+		outcome->system_us = usage->ru_stime.tv_sec * 1000000ULL + usage->ru_stime.tv_usec;
+	}
+	outcome_pack(outcome, run->exits + (size_t)EXIT_RECORD * run->exit_count++);
+}
 
 /*
- * The agent believes a caller on loopback to be root if its port is below 1024.
- * vsock has no TIME_WAIT: a connection from a port whose last connection the agent
- * has not closed yet is taken for a part of that one. So neighbours in time,
- * processes or calls, begin at different ports.
+ * Once the last command has ended, what its pipes held then is all: a process it left
+ * behind may keep them open, and write to them for ever.
  */
-static bool bind_reserved(int fd)
+static void measure_rest(struct run *run)
 {
-	static unsigned calls;
-	struct sockaddr_vm address = { .svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY };
-	unsigned first = getpid() + calls++;
-
-	for (unsigned i = 0; i < OWN_PORTS; i++) {
-		address.svm_port = LOWEST_PORT + (first + i) % OWN_PORTS;
-		if (!bind(fd, (struct sockaddr *)&address, sizeof address))
-			return true;
-		if (errno != EADDRINUSE)
-			return false;
-	}
-	return false;
+	run->out_left = run->err_left = 0;
+	run->out_hung = false;
+	if (run->request->tty)
+		run->out_left = TERMINAL_REST;
+	else if (run->job.out >= 0)
+		ioctl(run->job.out, FIONREAD, &run->out_left);
+	if (run->job.err >= 0)
+		ioctl(run->job.err, FIONREAD, &run->err_left);
 }
 
-static int connect_agent(void)
+/* Starts the next command that the rule lets run; after the last, only the rest of the output is to be sent. */
+static void start_next(struct run *run)
 {
-	const struct sockaddr_vm address = {
-		.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_LOCAL, .svm_port = AGENT_PORT,
-	};
-	const struct timespec pause = { .tv_nsec = 20 * 1000 * 1000 };
+	while (run->index < run->request->command_count) {
+		struct outcome last = { 0 }, outcome = { .kind = EXIT_NOT_RUN };
 
-	for (int waited = 0;; waited += 20) {
-		int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0), error;
-
-		if (fd >= 0 && bind_reserved(fd) && !connect(fd, (const struct sockaddr *)&address, sizeof address))
-			return fd;
-		error = errno;
-		if (fd >= 0)
-			close(fd);
-		/* What a port that nobody listens on answers. */
-		if (error != ECONNRESET || waited >= AGENT_WAIT_MS) {
-			fprintf(stderr, "supermachine-agent: cannot call the agent on vsock port %d: %s\n",
-				AGENT_PORT, strerror(error));
-			return -1;
+		if (run->exit_count)
+			outcome_parse(run->exits + (size_t)EXIT_RECORD * (run->exit_count - 1), &last);
+		if (run->timed_out || ((last.kind || last.value) && !run->request->commands[run->index].always)) {
+			run->index++;
+			continue;
 		}
-		nanosleep(&pause, NULL);
-	}
-}
-
-/* A reader of ours that has gone is no reason to stop the command. */
-static void write_all(int fd, const uint8_t *data, size_t size)
-{
-	struct pollfd file = { fd, POLLOUT, 0 };	/* whoever gave it to us may have made it non-blocking */
-
-	while (size) {
-		ssize_t put = write(fd, data, size);
-
-		if (put > 0) {
-			data += put;
-			size -= put;
-		} else if (errno == EAGAIN) {
-			poll(&file, 1, -1);
-		} else if (errno != EINTR) {
+		run->out_hung = false;
+		run->started_us = now_us();
+		outcome.value = job_start(&run->job, run->request, run->index++);
+		if (!outcome.value) {
+			run->running = true;
 			return;
 		}
+		if (run->job.pid > 0)
+			waitpid(run->job.pid, NULL, 0);
+		record(run, &outcome, NULL);
+	}
+	measure_rest(run);
+}
+
+static void take_end(struct run *run)
+{
+	struct outcome outcome = { 0 };
+	struct rusage usage;
+	int status;
+
+	if (!run->running || wait4(run->job.pid, &status, WNOHANG, &usage) != run->job.pid)
+		return;
+	run->running = false;
+	outcome.kind = WIFSIGNALED(status) ? EXIT_SIGNAL : EXIT_STATUS;
+	outcome.value = WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);
+	record(run, &outcome, &usage);
+	start_next(run);
+}
+
+/* ---- input ---- */
+
+static void close_input(struct run *run)
+{
+	if (run->request->tty && !terminal_end_input(&run->job))
+		return;
+	if (!run->request->tty)
+		close_end(&run->job.in);
+	run->input_closed = true;
+}
+
+static bool input_waits(const struct run *run)
+{
+	return run->job.in >= 0 && (run->input.size || (run->input_ended && !run->input_closed));
+}
+
+static void pass_input(struct run *run)
+{
+	while (run->input.size) {
+		const uint8_t *data;
+		size_t size = ring_front(&run->input, &data);
+		ssize_t put = run->job.in < 0 ? (ssize_t)size : write(run->job.in, data, size);
+
+		if (put < 0 && errno == EINTR)
+			continue;
+		if (!put || (put < 0 && errno == EAGAIN))
+			return;
+		if (put < 0) {	/* it reads no more: the rest goes nowhere */
+			if (!run->request->tty)
+				close_end(&run->job.in);
+			put = size;
+		}
+		ring_drop(&run->input, put);
+		run->credit_due += put;
+	}
+	if (run->input_ended && !run->input_closed && run->job.in >= 0)
+		close_input(run);
+}
+
+static bool take_input(struct run *run, const struct frame *frame)
+{
+	return !run->input_ended && frame->size <= AGENT_WINDOW - run->input.size - run->credit_due &&
+	       ring_put(&run->input, frame->data, frame->size);
+}
+
+/* ---- frames ---- */
+
+static bool take_credit(struct run *run, const struct frame *frame)
+{
+	uint32_t stream = get_u32(frame->data), bytes = get_u32(frame->data + 4);
+
+	if (stream == FRAME_STDOUT)
+		run->out_credit += bytes;
+	else if (stream == FRAME_STDERR)
+		run->err_credit += bytes;
+	return stream == FRAME_STDOUT || stream == FRAME_STDERR;
+}
+
+static bool resize(const struct run *run, const struct frame *frame)
+{
+	return run->request->tty && terminal_resize(&run->job, get_u32(frame->data), get_u32(frame->data + 4));
+}
+
+static bool send_signal(const struct run *run, const struct frame *frame)
+{
+	uint32_t number = get_u32(frame->data);
+
+	if (number < 1 || number >= _NSIG)
+		return false;
+	if (run->running)
+		kill(-run->job.pid, number);
+	return true;
+}
+
+/* False: the caller does not keep to the protocol. */
+static bool take_frame(struct run *run, const struct frame *frame)
+{
+	switch (frame->kind) {
+	case FRAME_STDIN:
+		return take_input(run, frame);
+	case FRAME_STDIN_END:
+		run->input_ended = true;
+		return !frame->size;
+	case FRAME_CREDIT:
+		return frame->size == 8 && take_credit(run, frame);
+	case FRAME_COMMAND_SIGNAL:
+		return frame->size == 4 && send_signal(run, frame);
+	case FRAME_RESIZE:
+		return frame->size == 8 && resize(run, frame);
+	default:
+		return false;
 	}
 }
 
-/* True once FRAME_EXIT has come. */
-static bool take_frames(int out, int err, struct outcome *outcome)
+/* ---- output ---- */
+
+static void pass_output(struct run *run, int *fd, int *left, uint64_t *credit, uint32_t kind)
 {
+	uint8_t *data = channel_space(run->channel);
+	size_t room = channel_room(run->channel) - CONTROL_ROOM;
+	ssize_t got;
+
+	if (room > DATA_LIMIT)
+		room = DATA_LIMIT;
+	if (room > *credit)
+		room = *credit;
+	if (*left >= 0 && room > (size_t)*left)
+		room = *left;
+	got = room ? read(*fd, data, room) : 0;
+	if (got > 0) {
+		channel_put(run->channel, kind, data, got);
+		*credit -= got;
+		if (*left >= 0)
+			*left -= got;
+	} else if (got < 0 && (errno == EAGAIN || errno == EINTR) && *left < 0) {
+		return;
+	} else if (run->request->tty && *left < 0) {
+		run->out_hung = true;
+	} else if (run->request->tty) {
+		*left = 0;	/* the master stays, it is the input too */
+	} else {
+		close_end(fd);
+	}
+}
+
+static bool output_done(const struct run *run)
+{
+	return (run->job.out < 0 || !run->out_left) && (run->job.err < 0 || !run->err_left);
+}
+
+static void put_exits(struct run *run)
+{
+	channel_put(run->channel, FRAME_EXIT, run->exits, (size_t)EXIT_RECORD * run->exit_count);
+	run->finished = true;
+}
+
+/* ---- */
+
+static int next_timeout(struct run *run)
+{
+	int alive = channel_check_alive(run->channel);
+	uint64_t now = now_us();
+
+	if (!run->running || !run->deadline_us || run->timed_out)
+		return alive;
+	if (now >= run->deadline_us) {
+		run->timed_out = true;
+		kill(-run->job.pid, SIGKILL);
+		return alive;
+	}
+	now = (run->deadline_us - now) / 1000 + 1;
+	return alive < 0 || now < (uint64_t)alive ? (int)now : alive;
+}
+
+static void wait_and_move(struct run *run)
+{
+	struct channel *channel = run->channel;
+	struct job *job = &run->job;
+	bool ended = !run->running && run->out_left >= 0, room = channel_room(channel) > CONTROL_ROOM;
+	bool out = job->out >= 0 && !run->out_hung && run->out_left && run->out_credit && room;
+	bool err = job->err >= 0 && run->err_left && run->err_credit && room;
+	struct pollfd files[] = {
+		{ channel->fd, POLLIN | (channel_idle(channel) ? 0 : POLLOUT), 0 },
+		{ input_waits(run) ? job->in : -1, POLLOUT, 0 },
+		{ out ? job->out : -1, POLLIN, 0 },
+		{ err ? job->err : -1, POLLIN, 0 },
+		{ run->signals, POLLIN, 0 },
+	};
+
+	/* After the end the pipes are read to their end without waiting. */
+	poll(files, 5, ended && (out || err) ? 0 : next_timeout(run));
+	if (files[4].revents && worker_take_signals(run->signals))
+		take_end(run);
+	if (files[0].revents & ~POLLOUT)
+		channel_receive(channel);
+	if (out && (files[2].revents || ended))
+		pass_output(run, &job->out, &run->out_left, &run->out_credit, FRAME_STDOUT);
+	if (err && (files[3].revents || ended))
+		pass_output(run, &job->err, &run->err_left, &run->err_credit, FRAME_STDERR);
+}
+
+static void run_commands(struct run *run)
+{
+	struct channel *channel = run->channel;
 	struct frame frame;
 
-	while (channel_next(&channel, &frame)) {
-		if (frame.kind == FRAME_EXIT && frame.size == 8) {
-			outcome->kind = get_u32(frame.data);
-			outcome->value = get_u32(frame.data + 4);
-			return true;
+	start_next(run);
+	while (!channel->ended && !worker_stopped) {
+		while (channel_next(channel, &frame)) {
+			if (!run->finished && !take_frame(run, &frame))
+				channel->ended = true;
+			channel_drop(channel, &frame);
 		}
-		if (frame.kind == FRAME_STDOUT)
-			write_all(out, frame.data, frame.size);
-		else if (frame.kind == FRAME_STDERR)
-			write_all(err, frame.data, frame.size);
-		channel_drop(&channel, &frame);
+		pass_input(run);
+		if (run->credit_due >= DATA_LIMIT && !run->finished && channel_room(channel) > CONTROL_ROOM / 2) {
+			channel_put_credit(channel, FRAME_STDIN, run->credit_due);
+			run->credit_due = 0;
+		}
+		if (!run->running && !run->finished && output_done(run) &&
+		    channel_room(channel) >= (size_t)EXIT_RECORD * run->exit_count)
+			put_exits(run);
+		channel_send(channel);
+		if (run->finished && channel_idle(channel))
+			return;
+		if (!channel->ended)
+			wait_and_move(run);
 	}
-	return false;
 }
 
-static void send_input(int *in, bool *ended)
+void serve_exec(struct channel *channel, const struct request *request)
 {
-	static uint8_t data[DATA_LIMIT];
-	ssize_t got = read(*in, data, sizeof data);
+	struct run *run = calloc(1, sizeof *run);
+	uint8_t *exits = calloc(request->command_count, EXIT_RECORD);
+	int signals = worker_signals();
+	char error[512];
 
-	if (got < 0 && (errno == EINTR || errno == EAGAIN))
-		return;
-	if (got <= 0) {
-		got = 0;
-		*in = -1;
-		*ended = true;
+	if (!run || !exits || signals < 0) {
+		channel_put_error(channel, ENOMEM, "there is no memory for it");
+	} else if (!job_prepare(&run->job, request, error, sizeof error)) {
+		channel_put_error(channel, errno, error);
+	} else {
+		run->channel = channel;
+		run->request = request;
+		run->signals = signals;
+		run->exits = exits;
+		run->out_left = run->err_left = -1;
+		run->out_credit = run->err_credit = channel->caller.window;
+		if (request->limit_ms)
+			run->deadline_us = now_us() + request->limit_ms * 1000ULL;
+		run_commands(run);
+		if (run->running)
+			kill(-run->job.pid, SIGKILL);
 	}
-	channel_put(&channel, FRAME_STDIN, data, got);
-}
-
-/* The agent closes first, so that our port is free for the next call. */
-static void say_goodbye(void)
-{
-	struct pollfd file = { channel.fd, POLLIN, 0 };
-	uint8_t rest[4096];
-
-	shutdown(channel.fd, SHUT_WR);
-	while (poll(&file, 1, GOODBYE_MS) > 0 && read(channel.fd, rest, sizeof rest) > 0)
-		;
-	close(channel.fd);
-}
-
-/* in: -1 for no input. False: said why on stderr, and there is no outcome. */
-bool exec_in_guest(const struct command *command, int in, int out, int err, struct outcome *outcome)
-{
-	static uint8_t request[FRAME_LIMIT];
-	ssize_t size = command_pack(command, request, sizeof request);
-	bool in_ended = false;
-
-	if (size < 0) {
-		fprintf(stderr, "supermachine-agent: command and environment are over %d bytes\n", FRAME_LIMIT);
-		return false;
-	}
-	channel.in_size = 0;
-	channel.fd = connect_agent();
-	if (channel.fd < 0)
-		return false;
-	channel_put(&channel, FRAME_EXEC, request, size);
-	while (!take_frames(out, err, outcome)) {
-		bool idle = channel_idle(&channel);
-		struct pollfd files[] = {
-			{ channel.fd, POLLIN | (idle ? 0 : POLLOUT), 0 },
-			{ idle ? in : -1, POLLIN, 0 },
-		};
-
-		if (idle && !in_ended && in < 0) {
-			channel_put(&channel, FRAME_STDIN, NULL, 0);
-			in_ended = true;
-		} else {
-			poll(files, 2, -1);
-		}
-		if (files[1].revents)
-			send_input(&in, &in_ended);
-		/* An agent that takes no more may still have sent its last frames. */
-		if (!channel_send(&channel)) {
-			channel_clear(&channel);
-			in = -1;
-			in_ended = true;
-		}
-		if (files[0].revents & ~POLLOUT && !channel_receive(&channel)) {
-			fprintf(stderr, "supermachine-agent: the agent closed the connection\n");
-			close(channel.fd);
-			return false;
-		}
-	}
-	say_goodbye();
-	return true;
+	free(exits);
+	free(run);
 }

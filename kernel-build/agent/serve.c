@@ -1,352 +1,334 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The serving side. Each connection has a process of its own, so that what goes
- * wrong with one caller stays with that caller.
+ * The listening process. It takes every caller at once, so that none is reset, and waits for nobody:
+ * what it answers itself is answered at once, and EXEC, READ and WRITE get a process each, in turn.
  */
 #define _GNU_SOURCE
 #include "agent.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/vm_sockets.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/signalfd.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define FIRST_FRAME_MS	10000	/* a caller that says nothing does not keep its place */
-#define GOODBYE_MS	2000	/* for the caller to read the end and close */
+#define FILES_LIMIT	1048576	/* callers that can wait, with a descriptor each */
+#define EVENTS		64
+#define REST_READS	512	/* of a caller's, before it is closed */
+#define OPENING_LIMIT	(FRAME_HEADER + HELLO_LIMIT + FRAME_HEADER + CONTROL_LIMIT)
 
-struct job {
-	pid_t pid;
-	int in, out, err;	/* our ends of its pipes; -1: closed */
-	size_t in_done;		/* bytes of the present FRAME_STDIN it has taken */
-	bool ended;
-	int status;
-	int out_left, err_left;	/* bytes in its pipes when it ended */
+/* A caller: its request has not come whole, it waits for its turn, or it has its answer and shall close. */
+enum phase { OPENING, WAITING, CLOSING, PHASES };
+
+struct caller {
+	int fd;
+	enum phase phase;
+	bool power_off;		/* what it asked for, once it has closed */
+	long deadline_ms;
+	struct caller *previous, *next;
 };
 
-static struct channel channel;
+static struct {
+	int epoll, listener, signals;
+	bool (*may_call)(int fd);
+	bool deaf;		/* there was no descriptor for a caller: they wait in the kernel */
+	struct caller *first[PHASES], *last[PHASES];
+	pid_t workers[AGENT_WORKERS];
+	struct control control;
+	struct rlimit files;	/* as commands shall have it */
+} server;
 
-static void close_end(int *fd)
+static const struct hello own_hello = { .version = AGENT_PROTOCOL, .oldest = AGENT_PROTOCOL, .window = AGENT_WINDOW };
+
+static void unlink_caller(struct caller *caller)
 {
-	if (*fd >= 0)
-		close(*fd);
-	*fd = -1;
+	if (caller->previous)
+		caller->previous->next = caller->next;
+	else
+		server.first[caller->phase] = caller->next;
+	if (caller->next)
+		caller->next->previous = caller->previous;
+	else
+		server.last[caller->phase] = caller->previous;
+	server.control.waiting -= caller->phase == WAITING;
 }
 
-static int signal_file(void)
+static void link_caller(struct caller *caller, enum phase phase, long limit_ms)
 {
-	sigset_t child;
-
-	sigemptyset(&child);
-	sigaddset(&child, SIGCHLD);
-	sigprocmask(SIG_BLOCK, &child, NULL);
-	return signalfd(-1, &child, SFD_NONBLOCK | SFD_CLOEXEC);
+	caller->phase = phase;
+	caller->deadline_ms = now_ms() + limit_ms;
+	caller->previous = server.last[phase];
+	caller->next = NULL;
+	if (caller->previous)
+		caller->previous->next = caller;
+	else
+		server.first[phase] = caller;
+	server.last[phase] = caller;
+	server.control.waiting += phase == WAITING;
 }
 
-static void take_signals(int fd)
+static void move_caller(struct caller *caller, enum phase phase, long limit_ms)
 {
-	struct signalfd_siginfo info;
+	unlink_caller(caller);
+	link_caller(caller, phase, limit_ms);
+}
 
-	while (read(fd, &info, sizeof info) > 0)
+static void listen_again(bool listening)
+{
+	struct epoll_event event = { .events = listening ? EPOLLIN : 0, .data.ptr = &server.listener };
+
+	if (server.deaf == listening)
+		epoll_ctl(server.epoll, EPOLL_CTL_MOD, server.listener, &event);
+	server.deaf = !listening;
+}
+
+static void forget_caller(struct caller *caller)
+{
+	unlink_caller(caller);
+	/* A worker has a copy of the descriptor, with which its events would go on. */
+	epoll_ctl(server.epoll, EPOLL_CTL_DEL, caller->fd, NULL);
+	close(caller->fd);
+	free(caller);
+	listen_again(true);
+}
+
+static void end_caller(struct caller *caller)
+{
+	bool off = caller->power_off;
+	uint8_t rest[4096];
+
+	/* What was sent and not read would make the close a reset. */
+	for (int i = 0; i < REST_READS && recv(caller->fd, rest, sizeof rest, MSG_DONTWAIT) > 0; i++)
 		;
+	forget_caller(caller);
+	if (off)
+		power_off(&server.control);
 }
 
-/* ---- one command ---- */
-
-static _Noreturn void become_command(const struct command *command, int in, int out, int err, int report)
+static void refuse(struct caller *caller, int error, const char *text)
 {
-	sigset_t none;
-	int error;
-
-	setsid();
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	signal(SIGPIPE, SIG_DFL);
-	if (dup2(in, 0) >= 0 && dup2(out, 1) >= 0 && dup2(err, 2) >= 0 &&
-	    !chdir(*command->cwd ? command->cwd : "/")) {
-		if (command->envc)
-			environ = command->env;	/* execvp looks for PATH there */
-		execvp(command->argv[0], command->argv);
-	}
-	error = errno;
-	if (write(report, &error, sizeof error) < 0)
-		_exit(126);
-	_exit(127);
+	send_error(caller->fd, error, text);
+	move_caller(caller, CLOSING, GOODBYE_MS);
 }
 
-/* 0, or the errno of what failed before the command ran. */
-static int start(struct job *job, const struct command *command)
+/* A caller of version 1 shows this errno as the reason why its command was not run. */
+static void refuse_old(struct caller *caller)
 {
-	int in[2], out[2], err[2], report[2], error = 0;
+	uint8_t payload[8];
 
-	if (pipe2(in, O_CLOEXEC) || pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC) || pipe2(report, O_CLOEXEC))
-		return errno;
-	job->pid = fork();
-	if (job->pid < 0)
-		return errno;
-	if (!job->pid)
-		become_command(command, in[0], out[1], err[1], report[1]);
-	close(in[0]);
-	close(out[1]);
-	close(err[1]);
-	close(report[1]);
-	/* Closed by a successful exec: nothing to read. */
-	if (read(report[0], &error, sizeof error) > 0)
-		return error;
-	close(report[0]);
-	job->in = in[1];
-	job->out = out[0];
-	job->err = err[0];
-	fcntl(job->in, F_SETFL, O_NONBLOCK);
-	fcntl(job->out, F_SETFL, O_NONBLOCK);
-	fcntl(job->err, F_SETFL, O_NONBLOCK);
-	return 0;
+	put_u32(payload, EXIT_NOT_RUN);
+	put_u32(payload + 4, EPROTONOSUPPORT);
+	send_frame(caller->fd, FRAME_V1_EXIT, payload, sizeof payload);
+	move_caller(caller, CLOSING, GOODBYE_MS);
 }
 
-/*
- * Once the command has ended, what its pipes held then is all: a process it left
- * behind may keep them open, and write to them for ever.
- */
-static void take_end(struct job *job)
+static void take_opening(struct caller *caller)
 {
-	if (waitpid(job->pid, &job->status, WNOHANG) != job->pid)
+	static uint8_t bytes[OPENING_LIMIT];
+	ssize_t got = recv(caller->fd, bytes, sizeof bytes, MSG_PEEK | MSG_DONTWAIT);
+	struct frame request;
+	struct hello hello;
+	enum parsed parsed;
+	size_t at;
+
+	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
-	job->ended = true;
-	if (job->out >= 0)
-		ioctl(job->out, FIONREAD, &job->out_left);
-	if (job->err >= 0)
-		ioctl(job->err, FIONREAD, &job->err_left);
-}
-
-static void pass_output(struct job *job, int *fd, int *left, uint32_t kind)
-{
-	static uint8_t data[DATA_LIMIT];
-	size_t room = sizeof data;
-	ssize_t got;
-
-	if (*fd < 0 || !channel_idle(&channel))
+	if (got <= 0) {
+		end_caller(caller);
 		return;
-	if (job->ended && (size_t)*left < room)
-		room = *left;
-	got = read(*fd, data, room);
-	if (got > 0) {
-		channel_put(&channel, kind, data, got);
-		*left -= job->ended ? got : 0;
-	} else if (!got || errno != EAGAIN || job->ended) {
-		close_end(fd);
+	}
+	parsed = opening_parse(bytes, got, &hello, &request, &at);
+	if (parsed == PARSED_PARTLY)
+		return;
+	if (parsed == PARSED_WRONGLY) {
+		refuse(caller, EPROTO, "expected HELLO and a request");
+	} else if (request.kind == FRAME_V1_EXEC) {
+		refuse_old(caller);
+	} else if (hello.oldest > AGENT_PROTOCOL || hello.version < AGENT_PROTOCOL) {
+		refuse(caller, EPROTONOSUPPORT, "this agent speaks protocol version 2 alone");
+	} else if (request.kind >= FRAME_EXEC && request.kind <= FRAME_WRITE) {
+		move_caller(caller, WAITING, 0);
+	} else if (request.kind < FRAME_EXEC || request.kind > FRAME_POWER_OFF) {
+		refuse(caller, ENOTSUP, "the request is unknown here");
+	} else if (request.size > CONTROL_LIMIT) {
+		refuse(caller, E2BIG, "the request is longer than 4096 bytes");
+	} else if (got - at >= FRAME_HEADER + (size_t)request.size) {
+		/* Taken off the stream, so that what follows is its answers to our questions. */
+		if (recv(caller->fd, bytes, at + FRAME_HEADER + request.size, MSG_DONTWAIT) < 0)
+			return;
+		caller->power_off = control_answer(&server.control, caller->fd, &request) &&
+				    request.kind == FRAME_POWER_OFF;
+		move_caller(caller, CLOSING, GOODBYE_MS);
 	}
 }
 
-/* True when the frame is done with; false: the command does not take more now. */
-static bool pass_input(struct job *job, const struct frame *frame)
+static void take_event(struct caller *caller, uint32_t events)
 {
-	while (job->in >= 0 && job->in_done < frame->size) {
-		ssize_t put = write(job->in, frame->data + job->in_done, frame->size - job->in_done);
+	if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+		end_caller(caller);
+	else if (caller->phase == OPENING)
+		take_opening(caller);
+}
 
-		if (put > 0)
-			job->in_done += put;
-		else if (errno == EAGAIN)
-			return false;
-		else if (errno != EINTR)
-			close_end(&job->in);	/* it reads no more: the rest goes nowhere */
+static void accept_callers(void)
+{
+	for (;;) {
+		int fd = accept4(server.listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		struct caller *caller;
+		struct epoll_event event = { .events = EPOLLIN | EPOLLRDHUP | EPOLLET };
+		uint8_t payload[HELLO_SIZE];
+		struct hello hello = own_hello;
+
+		if (fd < 0 && (errno == EINTR || errno == ECONNABORTED))
+			continue;
+		if (fd < 0) {
+			if (errno != EAGAIN)
+				listen_again(false);
+			return;
+		}
+		caller = calloc(1, sizeof *caller);
+		event.data.ptr = caller;
+		if (!caller || (server.may_call && !server.may_call(fd)) ||
+		    epoll_ctl(server.epoll, EPOLL_CTL_ADD, fd, &event)) {
+			free(caller);
+			close(fd);
+			continue;
+		}
+		caller->fd = fd;
+		link_caller(caller, OPENING, SILENCE_MS);
+		hello.capabilities = control_capabilities(&server.control);
+		hello_pack(&hello, payload);
+		send_frame(fd, FRAME_HELLO, payload, sizeof payload);
 	}
-	if (!frame->size)
-		close_end(&job->in);
-	job->in_done = 0;
+}
+
+/* ---- processes ---- */
+
+static _Noreturn void become_worker(int fd)
+{
+	/* Nothing of the other callers stays open here. */
+	if (fd == 3 ? fcntl(fd, F_SETFD, FD_CLOEXEC) : dup3(fd, 3, O_CLOEXEC) < 0)
+		_exit(1);
+	syscall(SYS_close_range, 4, ~0U, 0);
+	setrlimit(RLIMIT_NOFILE, &server.files);
+	serve_caller(3);
+	_exit(0);
+}
+
+static void start_workers(void)
+{
+	for (int i = 0; i < AGENT_WORKERS && server.first[WAITING] && !server.control.parked; i++) {
+		struct caller *caller = server.first[WAITING];
+		pid_t pid;
+
+		if (server.workers[i])
+			continue;
+		pid = fork();
+		if (!pid)
+			become_worker(caller->fd);
+		if (pid < 0) {
+			refuse(caller, errno, "there is no process for it");
+			continue;
+		}
+		server.workers[i] = pid;
+		server.control.served++;
+		forget_caller(caller);
+	}
+}
+
+static void reap(void)
+{
+	uint8_t info[128];
+	pid_t pid;
+
+	while (read(server.signals, info, sizeof info) > 0)
+		;
+	while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
+		for (int i = 0; i < AGENT_WORKERS; i++)
+			if (server.workers[i] == pid) {
+				server.workers[i] = 0;
+				server.control.served--;
+			}
+}
+
+/* Every connection but one: after a restore their other ends are gone. */
+static void drop_callers(int but)
+{
+	for (int i = 0; i < AGENT_WORKERS; i++)
+		if (server.workers[i])
+			kill(server.workers[i], SIGTERM);
+	for (int phase = OPENING; phase < PHASES; phase++)
+		for (struct caller *caller = server.first[phase], *next; caller; caller = next) {
+			next = caller->next;
+			if (caller->fd != but)
+				shutdown(caller->fd, SHUT_RDWR);	/* the event that follows ends it */
+		}
+}
+
+/* ---- */
+
+static int next_timeout(void)
+{
+	long now = now_ms(), next = -1;
+	const enum phase limited[] = { OPENING, CLOSING };
+
+	for (int i = 0; i < 2; i++) {
+		while (server.first[limited[i]] && server.first[limited[i]]->deadline_ms <= now)
+			end_caller(server.first[limited[i]]);
+		if (server.first[limited[i]] && (next < 0 || server.first[limited[i]]->deadline_ms < next))
+			next = server.first[limited[i]]->deadline_ms;
+	}
+	return next < 0 ? -1 : (int)(next - now);
+}
+
+static bool prepare(int listener, bool (*may_call)(int fd))
+{
+	struct epoll_event event = { .events = EPOLLIN, .data.ptr = &server.listener };
+	struct rlimit files = { FILES_LIMIT, FILES_LIMIT };
+
+	server.listener = listener;
+	server.may_call = may_call;
+	server.signals = worker_signals();
+	server.epoll = epoll_create1(EPOLL_CLOEXEC);
+	if (server.signals < 0 || server.epoll < 0 || epoll_ctl(server.epoll, EPOLL_CTL_ADD, listener, &event))
+		return false;
+	event.data.ptr = &server.signals;
+	if (epoll_ctl(server.epoll, EPOLL_CTL_ADD, server.signals, &event))
+		return false;
+	signal(SIGPIPE, SIG_IGN);
+	getrlimit(RLIMIT_NOFILE, &server.files);
+	setrlimit(RLIMIT_NOFILE, &files);
+	control_start(&server.control);
+	server.control.drop_callers = drop_callers;
 	return true;
 }
 
-/* Handles the frames that are whole. False: the caller does not keep to the format. */
-static bool take_frames(struct job *job)
+int serve_listener(int listener, bool (*may_call)(int fd))
 {
-	struct frame frame;
-	uint32_t number;
+	struct epoll_event events[EVENTS];
 
-	while (channel_next(&channel, &frame)) {
-		if (frame.kind == FRAME_STDIN) {
-			if (!pass_input(job, &frame))
-				return true;
-		} else if (frame.kind == FRAME_SIGNAL && frame.size == 4) {
-			number = get_u32(frame.data);
-			if (number < 1 || number >= _NSIG)
-				return false;
-			if (!job->ended)
-				kill(-job->pid, number);
-		} else {
-			return false;
-		}
-		channel_drop(&channel, &frame);
-	}
-	return channel_valid(&channel);
-}
-
-/* Until the command has ended and all its output is sent. False: the caller is gone or not valid. */
-static bool run(struct job *job, int signals)
-{
-	struct frame frame;
-
-	/* Frames may have come with the first one. */
-	while (take_frames(job)) {
-		bool waiting = channel_next(&channel, &frame), idle = channel_idle(&channel);
-		struct pollfd files[] = {
-			{ channel.fd, (waiting ? POLLRDHUP : POLLIN) | (idle ? 0 : POLLOUT), 0 },
-			{ waiting ? job->in : -1, POLLOUT, 0 },
-			{ idle ? job->out : -1, POLLIN, 0 },
-			{ idle ? job->err : -1, POLLIN, 0 },
-			{ signals, POLLIN, 0 },
-		};
-
-		/* After its end the pipes are read to the end without waiting. */
-		if (poll(files, 5, job->ended && idle ? 0 : -1) < 0 && errno != EINTR)
-			return false;
-		if (files[4].revents) {
-			take_signals(signals);
-			take_end(job);
-		}
-		if (files[0].revents & (POLLIN | POLLHUP | POLLERR) && !waiting && !channel_receive(&channel))
-			return false;
-		if (waiting && files[0].revents & (POLLRDHUP | POLLHUP | POLLERR))
-			return false;
-		if (files[2].revents || job->ended)
-			pass_output(job, &job->out, &job->out_left, FRAME_STDOUT);
-		if (files[3].revents || job->ended)
-			pass_output(job, &job->err, &job->err_left, FRAME_STDERR);
-		if (!channel_send(&channel))
-			return false;
-		if (job->ended && job->out < 0 && job->err < 0 && channel_idle(&channel))
-			return true;
-	}
-	return false;
-}
-
-/* ---- one connection ---- */
-
-static bool wait_for(short events, int limit_ms)
-{
-	struct pollfd file = { channel.fd, events, 0 };
-
-	return poll(&file, 1, limit_ms) > 0;
-}
-
-static bool receive_command(struct command *command)
-{
-	struct frame frame;
-
-	while (!channel_next(&channel, &frame))
-		if (!wait_for(POLLIN, FIRST_FRAME_MS) || !channel_receive(&channel))
-			return false;
-	return frame.kind == FRAME_EXEC && command_unpack(frame.data, frame.size, command);
-}
-
-static void send_outcome(uint32_t kind, uint32_t value)
-{
-	uint8_t payload[8], rest[4096];
-
-	put_u32(payload, kind);
-	put_u32(payload + 4, value);
-	channel_put(&channel, FRAME_EXIT, payload, sizeof payload);
-	while (!channel_idle(&channel))
-		if (!wait_for(POLLOUT, GOODBYE_MS) || !channel_send(&channel))
-			return;
-	/* The caller says when it has read the end: a close before that could overtake it. */
-	while (wait_for(POLLIN, GOODBYE_MS) && read(channel.fd, rest, sizeof rest) > 0)
-		;
-}
-
-static void serve_caller(int fd)
-{
-	struct job job = { .in = -1, .out = -1, .err = -1 };
-	struct command command;
-	struct frame frame;
-	int signals = signal_file(), error;
-
-	channel.fd = fd;
-	if (signals < 0 || !receive_command(&command))
-		return;
-	error = start(&job, &command);
-	if (error) {
-		send_outcome(EXIT_NOT_RUN, error);
-		return;
-	}
-	channel_next(&channel, &frame);
-	channel_drop(&channel, &frame);
-	if (!run(&job, signals)) {
-		if (!job.ended)
-			kill(-job.pid, SIGKILL);
-		return;
-	}
-	if (WIFSIGNALED(job.status))
-		send_outcome(EXIT_SIGNAL, WTERMSIG(job.status));
-	else
-		send_outcome(EXIT_STATUS, WEXITSTATUS(job.status));
-}
-
-/*
- * The host, and root in this guest: over loopback anybody may connect, but only
- * root can do so from a port below 1024.
- */
-static bool may_call(const struct sockaddr_vm *peer)
-{
-	return peer->svm_cid == VMADDR_CID_HOST || (peer->svm_cid == VMADDR_CID_LOCAL && peer->svm_port < 1024);
-}
-
-static int listen_for_callers(void)
-{
-	struct sockaddr_vm address = { .svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = AGENT_PORT };
-	int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-	if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, AGENT_COMMANDS)) {
-		fprintf(stderr, "supermachine-agent: cannot listen on vsock port %d: %s\n", AGENT_PORT,
-			strerror(errno));
-		return -1;
-	}
-	return fd;
-}
-
-int serve(void)
-{
-	int listener = listen_for_callers(), signals = signal_file(), callers = 0;
-
-	if (listener < 0 || signals < 0)
+	if (!prepare(listener, may_call)) {
+		fprintf(stderr, "supermachine-agent: cannot listen: %s\n", strerror(errno));
 		return 1;
-	signal(SIGPIPE, SIG_IGN);
-	fprintf(stderr, "supermachine-agent: listening on vsock port %d\n", AGENT_PORT);
+	}
 	for (;;) {
-		struct pollfd files[] = {
-			{ signals, POLLIN, 0 },
-			{ callers < AGENT_COMMANDS ? listener : -1, POLLIN, 0 },
-		};
-		struct sockaddr_vm peer = { 0 };
-		socklen_t size = sizeof peer;
-		int caller;
-		pid_t pid;
+		int count = epoll_wait(server.epoll, events, EVENTS, next_timeout());
 
-		poll(files, 2, -1);
-		take_signals(signals);
-		while (waitpid(-1, NULL, WNOHANG) > 0)
-			callers--;
-		if (!(files[1].revents & POLLIN))
-			continue;
-		caller = accept4(listener, (struct sockaddr *)&peer, &size, SOCK_CLOEXEC | SOCK_NONBLOCK);
-		if (caller < 0)
-			continue;
-		pid = may_call(&peer) ? fork() : -1;
-		if (!pid) {
-			close(listener);
-			close(signals);
-			serve_caller(caller);
-			_exit(0);
+		for (int i = 0; i < count; i++) {
+			if (events[i].data.ptr == &server.listener)
+				accept_callers();
+			else if (events[i].data.ptr == &server.signals)
+				reap();
+			else
+				take_event(events[i].data.ptr, events[i].events);
 		}
-		if (pid > 0)
-			callers++;
-		close(caller);
+		start_workers();
 	}
 }

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
+from scripts.guest.agent import Agent, Done
 from scripts.guest.behaviour import LIBKRUN, STANDARD, Behaviour
 from scripts.guest.device import Device
 from scripts.guest.qemu import Machine
@@ -20,7 +21,6 @@ from tests.support.guest import Container, assert_ended_well
 pytestmark = pytest.mark.slow
 
 AGENT, ECHO, NOBODY, OURS = 777, 5000, 5001, 6000
-EXEC, STDIN, STDOUT, EXIT = 1, 2, 16, 18
 MIB = 1 << 20
 
 
@@ -48,32 +48,15 @@ def booted(
             machine.wait_for("listening on vsock port 777", guest.LIMIT)
             machine.wait_for(f"listening on {ECHO}", guest.LIMIT)
             yield Booted(machine, device)
-            agent(device, "sh", "-c", "kill -TERM 1")
+            Agent(lambda: device.connect(AGENT)).power_off()
             seen = machine.wait(guest.LIMIT)
         assert not device.complaints
     assert_ended_well(seen)
 
 
-def frame(kind: int, payload: bytes = b"") -> bytes:
-    return struct.pack("<II", len(payload), kind) + payload
-
-
-def agent(device: Device, *argv: str, stdin: bytes = b"") -> list[tuple[int, bytes]]:
-    """Run a command through the agent, called from the host; its frames."""
-    strings = b"".join(word.encode() + b"\0" for word in argv) + b"\0"
-    with device.connect(AGENT) as sock:
-        sock.sendall(frame(EXEC, struct.pack("<II", len(argv), 0) + strings))
-        if stdin:
-            sock.sendall(frame(STDIN, stdin))
-        sock.sendall(frame(STDIN))
-        frames = []
-        with sock.makefile("rb") as stream:
-            while header := stream.read(8):
-                size, kind = struct.unpack("<II", header)
-                frames.append((kind, stream.read(size)))
-                if kind == EXIT:
-                    sock.shutdown(socket.SHUT_WR)
-        return frames
+def agent(device: Device, *argv: str, stdin: bytes = b"") -> Done:
+    """Run a command through the agent, called from the host."""
+    return Agent(lambda: device.connect(AGENT)).exec(*argv, stdin=stdin)
 
 
 def exchange(sock: socket.socket, data: bytes) -> bytes:
@@ -92,8 +75,8 @@ def pattern(size: int, seed: int = 0) -> bytes:
 
 
 def test_agent_is_called_by_the_host(booted: Booted) -> None:
-    frames = agent(booted.device, "sh", "-c", "cat; exit 5", stdin=b"from CID 2")
-    assert frames == [(STDOUT, b"from CID 2"), (EXIT, struct.pack("<II", 0, 5))]
+    done = agent(booted.device, "sh", "-c", "cat; exit 5", stdin=b"from CID 2")
+    assert (done.stdout, done.status) == (b"from CID 2", (0, 5))
 
 
 def test_nobody_listens(booted: Booted) -> None:
@@ -134,7 +117,7 @@ def test_many_streams_at_once(booted: Booted) -> None:
 
 def test_guest_connects_to_the_host(booted: Booted) -> None:
     data = pattern(MIB)
-    done: list[list[tuple[int, bytes]]] = []
+    done: list[Done] = []
     with booted.device.listen(OURS) as listener:
         caller = threading.Thread(target=lambda: done.append(agent(booted.device, "vsock-echo", "connect", str(OURS))))
         caller.start()
@@ -144,13 +127,13 @@ def test_guest_connects_to_the_host(booted: Booted) -> None:
             assert exchange(sock, data) == data
             sock.shutdown(socket.SHUT_WR)
             caller.join()
-    assert done == [[(EXIT, struct.pack("<II", 0, 0))]]
+    assert [one.status for one in done] == [(0, 0)]
 
 
 def test_guest_is_refused(booted: Booted) -> None:
-    frames = agent(booted.device, "vsock-echo", "connect", str(OURS))
-    assert frames[-1] == (EXIT, struct.pack("<II", 0, 1))
-    assert b"connect: Connection reset by peer\n" in b"".join(payload for _, payload in frames)
+    done = agent(booted.device, "vsock-echo", "connect", str(OURS))
+    assert done.status == (0, 1)
+    assert b"connect: Connection reset by peer\n" in done.stderr
 
 
 def test_no_stream_is_left(booted: Booted) -> None:

@@ -19,7 +19,23 @@ SOURCES = Path(__file__).resolve().parents[1] / "guest"
 LIMIT = 90.0
 """Seconds a boot may take; far more than it does, for a machine that does many things at once."""
 
-APPLETS = ["cat", "cut", "df", "dmesg", "echo", "env", "grep", "head", "hexdump", "hostname", "id", "ip", "ls", "mkdir"]
+APPLETS = [
+    "cat",
+    "cut",
+    "date",
+    "df",
+    "dmesg",
+    "echo",
+    "env",
+    "grep",
+    "head",
+    "hexdump",
+    "hostname",
+    "id",
+    "ip",
+    "ls",
+    "mkdir",
+]
 APPLETS += ["init", "mount", "nc", "poweroff", "ps", "pwd", "readlink", "reboot", "rm", "sed", "seq", "sh", "sleep"]
 APPLETS += ["sort", "su", "tail", "touch", "tr", "true", "tty", "umount", "wc", "xargs", "yes"]
 PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n"

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+/* What changes the whole guest: POWER_OFF, and RESTORED, what must change in a guest that goes on from a snapshot. */
+#define _GNU_SOURCE
+#include "agent.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/random.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/random.h>
+#include <sys/reboot.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MACHINE_ID	"/etc/machine-id"
+#define CLOCK_MS	2000	/* for all questions together */
+#define QUESTIONS	16
+#define GOOD_NS		2000000	/* an answer within this ends the questions */
+#define SECOND_NS	1000000000ULL
+
+static uint64_t monotonic_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * SECOND_NS + now.tv_nsec;
+}
+
+/* New bytes from the host, and a new key for the kernel's generator at once, on every CPU. */
+static int reseed(const struct request *request)
+{
+	struct rand_pool_info *pool = malloc(sizeof *pool + request->entropy_size);
+	int fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC), error = 0;
+
+	if (fd < 0 || !pool) {
+		error = errno;
+		if (fd >= 0)
+			close(fd);
+		free(pool);
+		return error;
+	}
+	pool->entropy_count = 8 * request->entropy_size;
+	pool->buf_size = request->entropy_size;
+	memcpy(pool->buf, request->entropy, request->entropy_size);
+	if (ioctl(fd, RNDADDENTROPY, pool) || ioctl(fd, RNDRESEEDCRNG))
+		error = errno;
+	explicit_bzero(pool->buf, request->entropy_size);
+	close(fd);
+	free(pool);
+	return error;
+}
+
+/* The host's answer to one question; 0 or an errno. */
+static int ask_clock(int fd, uint32_t question, uint64_t end_ns, uint64_t *host_ns)
+{
+	uint8_t ask[FRAME_HEADER + 4], answer[FRAME_HEADER + 12];
+	size_t size = 0;
+
+	put_u32(ask, 4);
+	put_u32(ask + 4, FRAME_CLOCK_ASK);
+	put_u32(ask + 8, question);
+	if (send(fd, ask, sizeof ask, MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof ask)
+		return errno;
+	while (size < sizeof answer) {
+		struct pollfd file = { fd, POLLIN, 0 };
+		uint64_t now = monotonic_ns();
+		ssize_t got;
+
+		if (now >= end_ns || poll(&file, 1, (end_ns - now) / 1000000 + 1) <= 0)
+			return ETIMEDOUT;
+		got = recv(fd, answer + size, sizeof answer - size, MSG_DONTWAIT);
+		if (got == 0)
+			return ECONNRESET;
+		if (got < 0 && errno != EAGAIN && errno != EINTR)
+			return errno;
+		size += got > 0 ? got : 0;
+	}
+	if (get_u32(answer) != 12 || get_u32(answer + 4) != FRAME_CLOCK || get_u32(answer + 8) != question)
+		return EPROTO;
+	*host_ns = get_u64(answer + 12);
+	return 0;
+}
+
+/* The answer that came soonest is the best: the host's clock was read at some time on its way. */
+static int set_clock(int fd, uint64_t *uncertainty_ns)
+{
+	uint64_t end = monotonic_ns() + CLOCK_MS * 1000000ULL, best = UINT64_MAX, offset = 0, host = 0, now;
+	struct timespec time;
+
+	for (uint32_t question = 0; question < QUESTIONS && best > GOOD_NS; question++) {
+		uint64_t before = monotonic_ns(), after;
+		int error = ask_clock(fd, question, end, &host);
+
+		after = monotonic_ns();
+		if (error == ETIMEDOUT && best != UINT64_MAX)
+			break;
+		if (error)
+			return error;
+		if (after - before < best) {
+			best = after - before;
+			offset = host + best / 2 - after;
+		}
+	}
+	*uncertainty_ns = best / 2;
+	now = monotonic_ns() + offset;
+	time.tv_sec = now / SECOND_NS;
+	time.tv_nsec = now % SECOND_NS;
+	return clock_settime(CLOCK_REALTIME, &time) ? errno : 0;
+}
+
+/* The image's own stays if it is none of one line, as an empty one is that systemd keeps. */
+static int renew_machine_id(const char *wanted)
+{
+	char line[34];
+	uint8_t bytes[16];
+	const struct put_file file = {
+		.path = MACHINE_ID, .mode = 0444, .content = (const uint8_t *)line, .size = 33,
+	};
+
+	if (*wanted) {
+		snprintf(line, sizeof line, "%s\n", wanted);
+		return put_file(&file);
+	}
+	if (getrandom(bytes, sizeof bytes, 0) != sizeof bytes)
+		return errno;
+	/* A UUID of version 4, as systemd has it. */
+	bytes[6] = (bytes[6] & 0x0f) | 0x40;
+	bytes[8] = (bytes[8] & 0x3f) | 0x80;
+	for (int i = 0; i < 16; i++)
+		sprintf(line + 2 * i, "%02x", bytes[i]);
+	line[32] = '\n';
+	return put_file(&file);
+}
+
+/* A line of its own each time, so that whoever watches the file sees it change. */
+static int leave_notice(const char *path)
+{
+	char line[64];
+	uint64_t number;
+	struct put_file file = { .path = path, .mode = 0444, .content = (const uint8_t *)line };
+
+	if (getrandom(&number, sizeof number, 0) != sizeof number)
+		return errno;
+	file.size = snprintf(line, sizeof line, "restored %016llx\n", (unsigned long long)number);
+	return put_file(&file);
+}
+
+int restore(struct control *control, int fd, const struct request *request, uint64_t *uncertainty_ns, const char **what)
+{
+	struct agent_state state;
+	int error;
+
+	*what = "ENTROPY";
+	error = reseed(request);
+	if (error)
+		return error;
+	control->drop_callers(fd);
+	*what = "CLOCK";
+	error = request->ask_clock ? set_clock(fd, uncertainty_ns) : 0;
+	if (error)
+		return error;
+	*what = "HOSTNAME";
+	if (request->hostname && sethostname(request->hostname, strlen(request->hostname)))
+		return errno;
+	*what = "MACHINE_ID";
+	error = request->machine_id ? renew_machine_id(request->machine_id) : 0;
+	if (error)
+		return error;
+	*what = "NOTICE_FILE";
+	error = request->notice_file ? leave_notice(request->notice_file) : 0;
+	if (error)
+		return error;
+	*what = "NOTICE_SIGNAL";
+	return request->notice_signal ? init_ask(control->init_fd, INIT_SIGNAL, request->notice_signal, &state) : 0;
+}
+
+void power_off(struct control *control)
+{
+	struct agent_state state;
+
+	if (!init_ask(control->init_fd, INIT_POWER_OFF, 0, &state))
+		return;
+	sync();
+	reboot(RB_POWER_OFF);
+}
