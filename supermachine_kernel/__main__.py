@@ -76,6 +76,9 @@ def _options(arguments: "Optional[Sequence[str]]") -> argparse.Namespace:
         flush_errors()
         flush()
         raise
+    except OSError:  # Python 3.9 does not bear a full disk under the usage error
+        discard(sys.stderr)
+        sys.exit(2)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ import pytest
 
 FLOORS = (
     "scripts",  # the programs
+    "scripts.benchmarks",
     "scripts.machine",
     "scripts.asset_build.commands",
     "scripts.asset_build.audit",
