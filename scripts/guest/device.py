@@ -29,7 +29,7 @@ from scripts.guest.behaviour import STANDARD, Behaviour
 from scripts.guest.link import Link
 from scripts.guest.stream import Stream
 from scripts.guest.vhost_user import Connection
-from scripts.guest.virtqueue import GuestError
+from scripts.guest.virtqueue import GuestError, Queue
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -134,6 +134,10 @@ class Device:
 
         self._loop.call_soon_threadsafe(act)
         return done.result(_CALL_TIMEOUT)
+
+    def other_queue(self, size: int, places: tuple[int, int, int]) -> Queue:
+        """A queue that QEMU serves, for a test that takes it over; `places` are addresses in the guest."""
+        return self.call(self._connection.other_queue, size, places)
 
     def __enter__(self) -> Device:
         self._loop.set_exception_handler(self._failed)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,9 +24,15 @@ PROGRAM = "qemu-system-aarch64"
 MEMORY = "512M"
 # pauth-impdef: QEMU computes the architected pointer authentication very slowly, and nobody looks at its values.
 # A power off, and a restart as after a panic (-no-reboot), both end QEMU.
-MACHINE = ("-M", "virt", "-cpu", "max,pauth-impdef=on", "-nic", "none", "-no-reboot")
+# The interrupt controller and PSCI by HVC are those of the real host.
+MACHINE = ("-M", "virt,gic-version=3", "-cpu", "max,pauth-impdef=on", "-nic", "none", "-no-reboot")
 CONSOLE = ("-display", "none", "-monitor", "none", "-serial", "stdio")
 COMMAND_LINE = "console=ttyAMA0 earlycon"
+HOST_MEMORY = "256M"
+HOST_COMMAND_LINE = "console=ttyAMA0 reboot=t panic=-1"
+"""What the real host gives a guest, unless it is told otherwise."""
+
+_IMAGE_SIZE, _MAGIC, _MAGIC_AT = 16, b"ARM\x64", 56
 # QEMU ends with the thread that started it. That thread waits for it, so only a program that dies leaves it behind.
 END_WITH_US = ("setpriv", "--pdeathsig", "KILL") if sys.platform == "linux" else ()
 
@@ -169,3 +176,26 @@ class Machine:
 
     def _ms(self) -> int:
         return round((time.monotonic() - self._start) * 1000)
+
+
+def as_host_loads(kernel: Path, scratch: Path) -> Path:
+    """A copy of an arm64 Image that QEMU loads where the real host does: 0x80000 bytes above the beginning of memory.
+
+    QEMU does so if the header (the kernel's Documentation/arch/arm64/booting.rst) says no size. Another file is
+    returned as it is.
+    """
+    with kernel.open("rb") as file:
+        if file.read(64)[_MAGIC_AT : _MAGIC_AT + 4] != _MAGIC:
+            return kernel
+    copy = scratch / "kernel"
+    shutil.copyfile(kernel, copy)
+    with copy.open("r+b") as file:
+        file.seek(_IMAGE_SIZE)
+        file.write(bytes(8))
+    return copy
+
+
+def root_disk(image: Path) -> list[str]:
+    """QEMU's arguments for a read-only virtio-blk device, the guest's /dev/vda."""
+    drive = f"file={str(image).replace(',', ',,')},format=raw,if=none,id=root,readonly=on"
+    return ["-drive", drive, "-device", "virtio-blk-device,drive=root"]

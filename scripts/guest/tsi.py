@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 _MAX_SOCKETS = 4096
 _WHOLE_BUFFER = 0xFFFFFFFF
-Reply = Callable[[int, Request, bytes], "list[bytes]"]
+Reply = Callable[[int, int, Request, bytes], "list[bytes]"]
 
 
 class Host:
     """Attach it to a device's link before that starts. `ports` maps what the guest listens at to ports of this machine
-    (else any free one), `redirects` what it connects or sends to. `on_reply` gets each reply's operation, request and
-    bytes, and gives what is sent instead: a host that misbehaves.
+    (else any free one), `redirects` what it connects or sends to. `on_reply` gets the guest's port, the operation, the
+    request and the reply to it, and gives what is sent instead: a host that misbehaves.
     """
 
     def __init__(
@@ -245,13 +245,15 @@ class Host:
         return self._anywhere or address.is_loopback
 
     def _reply(self, port: int, operation: int, request: Request, reply: bytes) -> None:
-        replies = [reply] if self.on_reply is None else self.on_reply(operation, request, reply)
+        replies = [reply] if self.on_reply is None else self.on_reply(port, operation, request, reply)
         for payload in replies:
-            length = _WHOLE_BUFFER if self._link.behaviour.padded_replies else len(payload)
-            header = Header(
-                HOST_CID, self._link.guest_cid, operation, port, length, packet.DATAGRAM, packet.RW, 0, 0, 0
-            )  # fmt: skip
-            self._link.send(header, payload)
+            self.send_reply(port, operation, payload)
+
+    def send_reply(self, port: int, operation: int, payload: bytes) -> None:
+        """Send a reply to the guest's `port` in the device's thread."""
+        length = _WHOLE_BUFFER if self._link.behaviour.padded_replies else len(payload)
+        kind = (packet.DATAGRAM, packet.RW)
+        self._link.send(Header(HOST_CID, self._link.guest_cid, operation, port, length, *kind, 0, 0, 0), payload)
 
     def _remove_port(self, port: int) -> None:
         if port in self.sockets:

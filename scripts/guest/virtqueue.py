@@ -52,6 +52,10 @@ class Memory:
                 return region.view[start : start + size]
         raise GuestError(f"expected a ring of {size} bytes at QEMU's {address:#x}, found no shared memory there")
 
+    def by_guest_addresses(self) -> Memory:
+        """The same memory, in which `user` takes guest-physical addresses."""
+        return Memory([region._replace(user=region.guest) for region in self._regions])
+
 
 class Chain(NamedTuple):
     """A chain of descriptors that the guest made available: what is to be read, and what may be written."""

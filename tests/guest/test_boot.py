@@ -76,6 +76,17 @@ def test_folder_passes_on_one_cpu(built_set: Path) -> None:
 
 
 @pytest.mark.slow
+def test_guest_is_started_as_the_real_host_does(built_set: Path) -> None:
+    """512 KiB above the beginning of memory, which the kernel bears and mentions, and with its command line."""
+    done = run(built_set, "--cpus", 1, "--verbose")
+    assert done.returncode == 0, done.stdout
+    assert "[Firmware Bug]: Kernel image misaligned at boot" in done.stderr
+    assert re.search(r"Kernel command line: console=ttyAMA0 reboot=t panic=-1\s*$", done.stderr, re.MULTILINE)
+    assert "/262144K available" in done.stderr
+    assert "GICv3: GICv3 features" in done.stderr
+
+
+@pytest.mark.slow
 def test_truncated_module(broken: Path) -> None:
     module = broken / "smpark.ko"
     module.write_bytes(module.read_bytes()[:4096])

@@ -17,11 +17,12 @@ LIMIT = 60.0
 class Servers:
     """One TCP server, whose clients' first line says what it does, and three UDP servers; each at both loopbacks.
 
-    `find` gives where on this machine a listener of the guest is found, given the guest's port.
+    `find` gives where on this machine a listener of the guest is found, given the guest's port; `act` does what a
+    guest asks for by name.
     """
 
-    def __init__(self, find: Callable[[int], tuple[str, int]]) -> None:
-        self._find = find
+    def __init__(self, find: Callable[[int], tuple[str, int]], act: Callable[[str], None] = lambda name: None) -> None:
+        self._find, self._act = find, act
         self._streams = _at_both_loopbacks(socket.SOCK_STREAM)
         self._datagrams = [_at_both_loopbacks(socket.SOCK_DGRAM) for _ in range(3)]
         self._open: set[socket.socket] = set()
@@ -93,15 +94,19 @@ class Servers:
                     self._open.discard(sock)
 
     def _serve(self, sock: socket.socket) -> None:
-        line = b""
-        while not line.endswith(b"\n"):
-            byte = sock.recv(1)
-            if not byte:
-                return
-            line += byte
-        what, *words = line.decode().split()
+        line = _line(sock)
+        if line is None:
+            return
+        what, *words = line.split()
         if what == "dial":
             self._dial(sock, int(words[0]), words[1:])
+        elif what == "act":
+            try:
+                while (line := _line(sock)) is not None:
+                    self._act(line)
+                    sock.sendall(b"ok\n")
+            finally:
+                self._act("none")
         else:
             _do(sock, [what, *words])
 
@@ -129,6 +134,17 @@ class Servers:
                         data = str(len(data)).encode()
                     with contextlib.suppress(OSError):
                         sock.sendto(f"{number}:".encode() + data, source)
+
+
+def _line(sock: socket.socket) -> str | None:
+    """The next line, or None at the end."""
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = sock.recv(1)
+        if not byte:
+            return None
+        line += byte
+    return line.decode().strip()
 
 
 def _do(sock: socket.socket, words: list[str]) -> None:

@@ -4,7 +4,7 @@
  *
  * The host has one server, at server_port of both loopback addresses, whose first line from a client says what it does
  * (serve() sends it): echo | give N | take N | hold | reset | dial PORT WHAT, where WHAT is one of the former, done on a
- * connection to the guest's port. Its datagram servers, at udp_ports, answer with their number and what they got.
+ * connection to the guest's port; or act, and then each further line is a fault to begin with. Its datagram servers, at udp_ports, answer with their number and what they got.
  */
 #ifndef CASES_H
 #define CASES_H
@@ -29,6 +29,12 @@
 #define CASE(name) \
 	static void name(void); \
 	__attribute__((constructor)) static void add_##name(void) { add_case(#name, name); } \
+	static void name(void)
+
+/* One for a host that misbehaves on demand: it runs only if it is named. */
+#define FAULT(name) \
+	static void name(void); \
+	__attribute__((constructor)) static void add_##name(void) { add_fault(#name, name); } \
 	static void name(void)
 
 /* Ends the case unless it holds. */
@@ -56,6 +62,7 @@ union address {
 extern int server_port, closed_port, udp_ports[3];
 
 void add_case(const char *name, void (*run)(void));
+void add_fault(const char *name, void (*run)(void));
 void fail(const char *file, int line, const char *what) __attribute__((noreturn));
 
 union address loopback(int family, int port);

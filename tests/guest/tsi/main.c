@@ -10,6 +10,7 @@
 static struct {
 	const char *name;
 	void (*run)(void);
+	bool named_only;
 } cases[200];
 static int count;
 int server_port, closed_port, udp_ports[3];
@@ -18,6 +19,12 @@ void add_case(const char *name, void (*run)(void))
 {
 	cases[count].name = name;
 	cases[count++].run = run;
+}
+
+void add_fault(const char *name, void (*run)(void))
+{
+	cases[count].named_only = true;
+	add_case(name, run);
 }
 
 void fail(const char *file, int line, const char *what)
@@ -67,7 +74,7 @@ int main(int argc, char **argv)
 	for (int n = 0; n < 3; n++)
 		udp_ports[n] = atoi(argv[3 + n]);
 	for (int index = 0; index < count; index++) {
-		bool wanted = argc == 6;
+		bool wanted = argc == 6 && !cases[index].named_only;
 
 		for (int n = 6; n < argc; n++)
 			wanted |= !strcmp(argv[n], cases[index].name);

@@ -1,0 +1,110 @@
+"""A root file system for guests, out of Debian's own packages for arm64: programs as they are, nothing is built.
+
+Apt gets a state of its own, so that the machine needs no foreign architecture. No script of a package is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from scripts.machine.cache import cache_home, locked
+from scripts.machine.errors import SetupError
+from scripts.machine.packages import install_commands
+from scripts.machine.program import log
+
+FILES = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/sh\n",
+    "etc/group": "root:x:0:\nnogroup:x:65534:\n",
+    "etc/nsswitch.conf": "hosts: files dns\n",
+    "etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "etc/resolv.conf": "nameserver 127.0.0.1\n",
+}
+BASE = ("busybox-static", "libc-bin", "netbase")
+_APPLETS = (
+    "cat",
+    "echo",
+    "grep",
+    "head",
+    "ls",
+    "mkdir",
+    "sh",
+    "sleep",
+    "wc",
+    "chmod",
+    "cp",
+    "env",
+    "id",
+    "kill",
+    "tail",
+)
+
+
+def debian_root(packages: Sequence[str], files: Mapping[str, str] | None = None) -> Path:
+    """A squashfs with these packages, all they depend on, busybox's shell, and `files` (names without a leading slash).
+
+    It is made once and kept in the user's cache, beside a list of its packages and their versions; remove it there to
+    have newer ones. Raises SetupError.
+    """
+    install_commands(["mksquashfs"])
+    content = {**FILES, **(files or {})}
+    wanted = sorted({*BASE, *packages})
+    key = hashlib.sha256("\0".join([*wanted, *(f"{k}={v}" for k, v in sorted(content.items()))]).encode()).hexdigest()
+    kept = cache_home() / "guest-root" / f"{key[:16]}.squashfs"
+    with locked(kept.with_suffix(".lock")):
+        if not kept.exists():
+            log(f"making a root file system of {', '.join(packages)} and what they depend on (once)")
+            with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+                _make(Path(scratch), wanted, content, kept)
+    return kept
+
+
+def _make(scratch: Path, packages: list[str], files: Mapping[str, str], kept: Path) -> None:
+    fetched = _fetch(scratch, packages)
+    root = scratch / "root"
+    for folder in ("usr/bin", "usr/sbin", "usr/lib"):
+        (root / folder).mkdir(parents=True)
+        (root / Path(folder).name).symlink_to(folder)  # as in an installed Debian
+    for package in fetched:
+        # tar keeps a link to a folder that the package has as a folder; dpkg-deb alone would replace it.
+        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as data:
+            _run(["tar", "-x", "--keep-directory-symlink", "-C", str(root)], stdin=data.stdout)
+    for folder in ("root", "tmp", "run", "dev", "proc", "sys", "var/tmp", "var/log"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+        (root / name).chmod(0o755 if text.startswith("#!") else 0o644)
+    for applet in _APPLETS:
+        if not os.path.lexists(root / "usr/bin" / applet):
+            (root / "usr/bin" / applet).symlink_to("busybox")
+    image = scratch / "image"
+    _run(["mksquashfs", str(root), str(image), "-comp", "zstd", "-all-root", "-quiet", "-no-progress"])
+    (scratch / "packages").write_text("".join(f"{package.name}\n" for package in fetched))
+    (scratch / "packages").rename(kept.with_suffix(".packages"))
+    image.rename(kept)
+
+
+def _fetch(scratch: Path, packages: list[str]) -> list[Path]:
+    """The packages and what they depend on, downloaded."""
+    (scratch / "state" / "lists" / "partial").mkdir(parents=True)
+    (scratch / "cache" / "archives" / "partial").mkdir(parents=True)
+    (scratch / "status").touch()
+    options = [f"Dir::State={scratch}/state", f"Dir::State::status={scratch}/status", f"Dir::Cache={scratch}/cache"]
+    options += ["APT::Architecture=arm64", "APT::Architectures::=arm64", "APT::Sandbox::User=root"]
+    options += ["APT::Install-Recommends=false", "Debug::NoLocking=true"]
+    apt = ["apt-get", "-qq", "-y", *(word for option in options for word in ("-o", option))]
+    _run([*apt, "update"])
+    _run([*apt, "install", "--download-only", *packages])
+    return sorted((scratch / "cache" / "archives").glob("*.deb"))
+
+
+def _run(command: list[str], stdin: object = None) -> None:
+    done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, check=False)  # type: ignore[call-overload]
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise SetupError(" ".join(command[:1] + command[-2:]), "to end well", f"status {done.returncode}: {last}", "")
