@@ -64,13 +64,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def stage(options: argparse.Namespace) -> dict[str, Any]:
     """Pack the set that a build would take into the release layout, and lock it."""
-    from scripts.asset_build.release.publish import plan_lock, stage_release
+    from scripts.asset_build.release.publish import pack_release, plan_lock
 
     source = resolve(PROJECT, os.environ)
     log(f"verifying the set of the {source.kind}")
     verified = verify_set(source, _locked(options.lock))
     log("packing (the kernel takes a while)")
-    locked, files = stage_release(verified)
+    locked, files = pack_release(verified)
     change = plan_lock(options.lock, locked, replace=options.replace)
     folder = options.out / release_folder(VERSION)
     report = {

@@ -8,7 +8,7 @@ class BuildError(SupermachineKernelError):
 
 
 class ContentMismatchError(Exception):
-    """The content of a file is not what it should be; who knows the file's name makes a BuildError of it."""
+    """The content of a file is not what it should be. Whoever knows the file's name turns it into a BuildError."""
 
     def __init__(self, expected: str, found: str) -> None:
         super().__init__(expected, found)
@@ -16,8 +16,8 @@ class ContentMismatchError(Exception):
         self.found = found
 
 
-def plain(error: Exception) -> str:
-    """What a parser met, in words: the reason of the system, or what is not as it should be."""
+def describe(error: Exception) -> str:
+    """An error of a parser or of the system as words for a message's `found`."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, KeyError):

@@ -10,7 +10,7 @@ from supermachine_kernel._assets import ASSETS, SET
 from supermachine_kernel._version import VERSION
 
 from .digests import set_digest
-from .errors import BuildError, plain
+from .errors import BuildError, describe
 
 LOCK_NAME = "assets.lock.json"
 FORMAT = 1
@@ -71,7 +71,7 @@ def read_lock_file(path: Path) -> Lock:
     except OSError as error:
         raise BuildError(str(path), "the lock", f"nothing readable ({error.strerror})", cure) from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise BuildError(str(path), f"a lock of format {FORMAT}", plain(error), cure) from error
+        raise BuildError(str(path), f"a lock of format {FORMAT}", describe(error), cure) from error
 
 
 def parse_lock(text: str) -> Lock:

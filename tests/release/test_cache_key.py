@@ -66,7 +66,7 @@ def test_the_inputs_of_the_build(unlocked_checkout: Path) -> None:
         seen.add(changed)
 
 
-def test_the_lock(copy_of_checkout: Path, installed: Path, tmp_path: Path) -> None:
+def test_the_key_is_the_locked_set_digest(copy_of_checkout: Path, installed: Path, tmp_path: Path) -> None:
     assets = installed / "supermachine_kernel" / "assets"
     lock_set(copy_of_checkout, assets)
     first = key_of(copy_of_checkout)
@@ -93,7 +93,7 @@ def test_the_lock_of_another_version_locks_nothing(unlocked_checkout: Path, inst
     assert key_of(unlocked_checkout) == before
 
 
-def test_a_broken_lock(copy_of_checkout: Path) -> None:
+def test_a_broken_lock_is_said_in_one_line(copy_of_checkout: Path) -> None:
     (copy_of_checkout / "assets.lock.json").write_text('{"format": 1')
     done = run(copy_of_checkout)
     assert (done.returncode, done.stdout) == (1, "")
@@ -111,5 +111,5 @@ def test_a_tree_that_is_not_whole(unlocked_checkout: Path) -> None:
 
 
 @pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("--wrong", 2)])
-def test_usage(project: Path, argument: str, status: int) -> None:
+def test_the_exit_status_of_a_wrong_argument_is_2(project: Path, argument: str, status: int) -> None:
     assert run(project, argument).returncode == status

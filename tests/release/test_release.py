@@ -148,14 +148,14 @@ def test_nothing_is_staged_of_a_set_that_is_not_right(project: Path, built_set: 
         (["lock", "--from", ""], "argument --from: expected a URL or a folder, found nothing"),
     ],
 )
-def test_misuse(arguments: list[str], message: str, project: Path) -> None:
+def test_a_wrong_argument_is_a_usage_error(arguments: list[str], message: str, project: Path) -> None:
     done = run(project, "release.py", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1].endswith(f": error: {message}")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a small tmpfs in a mount namespace is of Linux")
-def test_a_full_disk(project: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_said_in_one_line(project: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     code = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)"
@@ -272,7 +272,7 @@ def test_a_url_without_the_release_is_told_of_the_option(project: Path, tmp_path
     assert len(host.requests) == 1
 
 
-def test_usage(project: Path) -> None:
+def test_a_command_without_its_arguments_is_a_usage_error(project: Path) -> None:
     assert run(project, "release.py").returncode == 2
     assert run(project, "release.py", "stage").returncode == 2
     assert "lock --from" in run(project, "release.py", "--help").stdout

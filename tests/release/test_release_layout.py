@@ -16,7 +16,7 @@ digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,30}", fullmatch=True)
 
 
-def test_names() -> None:
+def test_a_published_name_has_version_set_and_asset() -> None:
     assert f"{release_folder('1.2.3')}/{packed_name('aarch64', 'smpark.ko')}" == "v1.2.3/aarch64-smpark.ko.xz"
 
 

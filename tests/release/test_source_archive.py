@@ -59,7 +59,7 @@ def test_it_builds_to_the_same_bytes(unpacked: Path, build: dict[str, Any], tmp_
     assert (rebuilt["config_sha256"], rebuilt["patches"]) == (build["config_sha256"], build["patches"])
 
 
-def test_what_is_in_it(archive: Path, project: Path, wheel: Path) -> None:
+def test_the_archive_has_what_git_tracks_the_tarball_and_the_record(archive: Path, project: Path, wheel: Path) -> None:
     version = wheel.name.split("-")[1]
     assert archive.name == f"supermachine-kernel-{version}-source.tar"
     listed = ["git", "-C", str(project), "ls-files", "--cached", "--others", "--exclude-standard"]
@@ -107,7 +107,9 @@ def test_a_set_without_a_record_has_no_source(built_set: Path, unlocked_checkout
     assert not (tmp_path / "out").exists()
 
 
-def test_a_tarball_that_is_not_there(build: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tarball_is_found_by_its_digest_alone(
+    build: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted = copy.deepcopy(build)
     wanted["source"]["sha256"] = hashlib.sha256(b"the tarball").hexdigest()
     monkeypatch.setattr(source_archive, "SYSTEM_SOURCES", tmp_path)
@@ -118,13 +120,13 @@ def test_a_tarball_that_is_not_there(build: dict[str, Any], tmp_path: Path, monk
     assert source_archive._find_tarball(wanted, tmp_path) == tmp_path / "linux-6.12.1.tar.gz"
 
 
-def test_a_folder_was_the_source(build: dict[str, Any], tmp_path: Path) -> None:
+def test_a_set_built_from_a_folder_has_no_source_archive(build: dict[str, Any], tmp_path: Path) -> None:
     build["source"] = {"package": None, "version": "6.12.1", "sha256": None}
     with pytest.raises(BuildError, match=r"built from a folder .* build it from a tarball"):
         source_archive._find_tarball(build, tmp_path)
 
 
-def test_a_checkout_that_has_changed_since(build: dict[str, Any], copy_of_checkout: Path) -> None:
+def test_a_checkout_that_has_changed_since_is_refused(build: dict[str, Any], copy_of_checkout: Path) -> None:
     tarball = source_archive._find_tarball(build, copy_of_checkout)
     source_archive._verify_inputs(build, copy_of_checkout, tarball)
     with (copy_of_checkout / "kernel-build" / "init-oci" / "init-oci.c").open("a") as file:

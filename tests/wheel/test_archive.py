@@ -1,4 +1,4 @@
-"""One place settles what an archive is made of besides its files: order, dates, modes, compression."""
+"""One place decides what an archive is made of besides its files: order, dates, modes, compression."""
 
 from __future__ import annotations
 

@@ -358,7 +358,7 @@ def test_the_command_says_what_broke(custom_wheel: Path, tmp_path: Path) -> None
     assert report["broken"] == "file" and not report["holds"]
 
 
-def test_usage(tmp_path: Path) -> None:
+def test_an_argument_that_is_no_file_is_a_usage_error(tmp_path: Path) -> None:
     for arguments in (
         [],
         [tmp_path / "none.whl"],

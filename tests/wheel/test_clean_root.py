@@ -88,7 +88,7 @@ def test_nothing_but_python_and_pip_is_there(root: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in WITH_PYTHON_AND_PIP if name != "container"])
-def test_example(name: str, root: Path, wheel: Path) -> None:
+def test_an_example_runs_with_python_and_pip_alone(name: str, root: Path, wheel: Path) -> None:
     clean_root.run_in(root, "bash", f"/examples/{name}/run.sh", f"/out/{name}", PYTHONPATH="/opt/site", **PIP)
 
     out = root / "out" / name
@@ -100,7 +100,7 @@ def test_example(name: str, root: Path, wheel: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, packages in WITH_A_FREEZER.items() if not packages])
-def test_freezer(name: str, root: Path, wheel: Path) -> None:
+def test_an_example_runs_with_debian_s_freezer(name: str, root: Path, wheel: Path) -> None:
     _freeze(name, root, wheel)
 
 
@@ -125,7 +125,7 @@ def _freeze(name: str, root: Path, wheel: Path) -> None:
 
 
 @pytest.mark.slow
-def test_container(wheel: Path, tmp_path: Path) -> None:
+def test_the_container_s_steps_leave_the_assets_alone_in_it(wheel: Path, tmp_path: Path) -> None:
     """The Dockerfile's own steps; the last stage has the assets and their receipt, and nothing else."""
     (tmp_path / "wheels").mkdir()
     shutil.copy(wheel, tmp_path / "wheels")

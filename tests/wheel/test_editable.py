@@ -45,7 +45,7 @@ def clean() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
-def test_with_a_tree(copy_of_checkout: Path, built_set: Path, prefix: Path) -> None:
+def test_an_editable_install_has_the_assets_of_the_tree(copy_of_checkout: Path, built_set: Path, prefix: Path) -> None:
     shutil.copytree(built_set, copy_of_checkout / "kernel-build/out/aarch64")
     install(copy_of_checkout, prefix)
     done = use(prefix, "k.verify(); print(k.__version__, k.KERNEL_LEN, k.assets_dir())")
@@ -77,7 +77,9 @@ def test_every_editable_mode_of_setuptools_finds_the_assets(
     assert "build the assets (bash kernel-build/scripts/build.sh), then pip install -e . again" in done.stderr
 
 
-def test_without_one(copy_of_checkout: Path, prefix: Path, built_set: Path) -> None:
+def test_an_editable_install_without_a_tree_says_so_at_first_use(
+    copy_of_checkout: Path, prefix: Path, built_set: Path
+) -> None:
     install(copy_of_checkout, prefix)
     assert use(prefix, "print(k.__version__)").stdout == f"{VERSION}\n"
     done = use(prefix, "k.KERNEL.path")
@@ -106,7 +108,7 @@ def test_a_source_that_is_not_right_stops_it(copy_of_checkout: Path, built_set: 
     assert use(prefix, "k.verify()").returncode == 0
 
 
-def test_several_at_once(copy_of_checkout: Path, built_set: Path, tmp_path: Path) -> None:
+def test_several_installs_at_once_leave_one_whole_set(copy_of_checkout: Path, built_set: Path, tmp_path: Path) -> None:
     shutil.copytree(built_set, copy_of_checkout / "kernel-build/out/aarch64")
     (copy_of_checkout / "supermachine_kernel/assets").symlink_to(tmp_path)  # replaced, not followed
     with ThreadPoolExecutor(4) as pool:

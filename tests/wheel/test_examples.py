@@ -21,7 +21,7 @@ else:
     import tomli as tomllib
 
 
-def test_build_time(wheel: Path, tmp_path: Path) -> None:
+def test_an_app_that_carries_the_assets_finds_them_where_it_was_moved(wheel: Path, tmp_path: Path) -> None:
     """The app carries the assets, and finds them where it was moved to."""
     run_example("build_time", tmp_path / "out", wheel=wheel, home=tmp_path)
     app = (tmp_path / "out" / "Hello.app").rename(tmp_path / "Moved.app")
@@ -33,7 +33,7 @@ def test_build_time(wheel: Path, tmp_path: Path) -> None:
     assert lost.returncode == 1 and "kernel: missing; build the app again" in lost.stderr
 
 
-def test_run_time(wheel: Path, tmp_path: Path) -> None:
+def test_an_app_that_extracts_at_its_start_does_so_once(wheel: Path, tmp_path: Path) -> None:
     """The first start puts the assets in place; the next one keeps them."""
     out = tmp_path / "out"
     assert run_example("run_time", out, wheel=wheel, home=tmp_path).split() == [str(out / "guest")] * 2
@@ -60,7 +60,7 @@ def test_run_time_says_why_it_cannot_start(wheel: Path, tmp_path: Path) -> None:
     assert "Traceback" not in str(failure.value)
 
 
-def test_vmm_view(wheel: Path, installed: Path, tmp_path: Path) -> None:
+def test_a_vmm_has_the_kernel_s_bytes_in_guest_memory(wheel: Path, installed: Path, tmp_path: Path) -> None:
     """The guest's memory holds the kernel's bytes where the header wants them."""
     printed = run_example("vmm_view", tmp_path / "out", wheel=wheel, home=tmp_path)
     kernel = (installed / "supermachine_kernel/assets/kernel").read_bytes()
@@ -71,7 +71,7 @@ def test_vmm_view(wheel: Path, installed: Path, tmp_path: Path) -> None:
     assert printed.strip().endswith(f"jump to {entry:#x}")
 
 
-def test_read_only_store(wheel: Path, installed: Path, tmp_path: Path) -> None:
+def test_assets_in_a_read_only_store_are_used_in_place(wheel: Path, installed: Path, tmp_path: Path) -> None:
     """Nobody may write to the package, root neither; its files are used in place, and copied out."""
     store, out = tmp_path / "store", tmp_path / "out"
     shutil.copytree(installed, store)

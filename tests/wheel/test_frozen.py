@@ -44,7 +44,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize("frozen", FORMS, ids=lambda frozen: "-".join((frozen.example, *frozen.options)))
-def test_frozen(frozen: Frozen, wheel: Path, tmp_path: Path) -> None:
+def test_a_frozen_app_runs_without_another_copy_of_the_module(frozen: Frozen, wheel: Path, tmp_path: Path) -> None:
     """Built, moved, and run by a user who has no other copy of the module or the assets."""
     build = tmp_path / "build"
     run_example(frozen.example, build, *frozen.options, wheel=wheel, home=tmp_path)

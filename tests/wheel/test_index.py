@@ -137,7 +137,7 @@ def test_what_is_published_is_a_release(files: Files) -> None:
     good(index.run([sys.executable, "-m", "twine", "check", "--strict", str(files.wheel), str(files.sdist)]))
 
 
-def test_pip_download(url: str, files: Files, tmp_path: Path) -> None:
+def test_pip_downloads_the_wheel_for_a_mac(url: str, files: Files, tmp_path: Path) -> None:
     good(pip(url, "download", *AS_ON_A_MAC, "--dest", tmp_path, f"supermachine-kernel=={VERSION}"))
     (downloaded,) = tmp_path.iterdir()
     assert (downloaded.name, downloaded.read_bytes()) == (files.wheel.name, files.wheel.read_bytes())
@@ -157,7 +157,7 @@ def test_pip_elsewhere_wants_both_named(url: str, tmp_path: Path) -> None:
     assert set(good(works(tmp_path / "both")).split()) == ASSETS
 
 
-def test_uv_takes_both(url: str, tmp_path: Path) -> None:
+def test_uv_takes_library_and_kernel_for_a_mac(url: str, tmp_path: Path) -> None:
     mac = ("--python-platform", "aarch64-apple-darwin")
     good(uv(url, "pip install", *mac, "--target", tmp_path, f"supermachine=={VERSION}"))
     assert set(good(works(tmp_path)).split()) == ASSETS
@@ -191,7 +191,7 @@ def test_a_pair_forced_apart_does_not_start(url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("platform", ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "x86_64-apple-darwin"])
-def test_uv_elsewhere(url: str, tmp_path: Path, platform: str) -> None:
+def test_uv_elsewhere_leaves_the_kernel_out_and_says_what_it_is_for(url: str, tmp_path: Path, platform: str) -> None:
     """The library installs without the assets; the assets themselves are refused with the platform they are for."""
     asked = ("--python-platform", platform, "--target", tmp_path)
     said = refused(uv(url, "pip install", *asked, "supermachine-kernel"))
@@ -201,7 +201,7 @@ def test_uv_elsewhere(url: str, tmp_path: Path, platform: str) -> None:
 
 
 @pytest.mark.parametrize("platform", ["manylinux_2_28_x86_64", "manylinux_2_28_aarch64", "macosx_11_0_x86_64"])
-def test_pip_elsewhere(url: str, tmp_path: Path, platform: str) -> None:
+def test_pip_elsewhere_finds_no_version(url: str, tmp_path: Path, platform: str) -> None:
     """All that pip says of wheels for another platform is that there is no version; it names what was asked for."""
     said = refused(
         pip(url, "install", "--platform", platform, "--only-binary=:all:", "--target", tmp_path, "supermachine-kernel")
@@ -233,7 +233,7 @@ def test_the_sdist_says_what_it_is_for(url_with_sdist: str, tmp_path: Path, tool
     assert installed_in(tmp_path) == []
 
 
-def test_hashes(url: str, files: Files, tmp_path: Path) -> None:
+def test_a_wheel_of_another_hash_is_refused(url: str, files: Files, tmp_path: Path) -> None:
     """uv writes the requirements with hashes on Linux, for the Mac; pip installs by them, and no other file."""
     wanted, locked = tmp_path / "requirements.in", tmp_path / "requirements.txt"
     wanted.write_text(f"supermachine=={VERSION}\n")
@@ -252,7 +252,7 @@ def test_hashes(url: str, files: Files, tmp_path: Path) -> None:
     assert not (tmp_path / "bad").exists()
 
 
-def test_uv_lock(url: str, files: Files, tmp_path: Path) -> None:
+def test_a_lock_of_uv_holds_the_wheel_for_macs_alone(url: str, files: Files, tmp_path: Path) -> None:
     """The lock of an application holds the kernel's wheel, its digest and the marker; a sync for the Mac takes it."""
     (tmp_path / "pyproject.toml").write_text(
         f'[project]\nname = "application"\nversion = "1"\nrequires-python = ">=3.9"\n'

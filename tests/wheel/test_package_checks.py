@@ -18,13 +18,13 @@ def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str
     return subprocess.run(program, env={**outside, **environment}, capture_output=True, text=True, check=False)
 
 
-def test_twine(wheel: Path, sdist: Path) -> None:
+def test_twine_finds_nothing_wrong(wheel: Path, sdist: Path) -> None:
     done = run("twine", "--no-color", "check", "--strict", wheel, sdist)
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("PASSED") == 2
 
 
-def test_check_wheel_contents(wheel: Path, project: Path) -> None:
+def test_check_wheel_contents_finds_nothing_wrong(wheel: Path, project: Path) -> None:
     done = run("check_wheel_contents", "--config", project / "pyproject.toml", wheel)
     assert done.returncode == 0, done.stdout
     assert done.stdout.strip().endswith(": OK")
@@ -40,7 +40,7 @@ def test_check_wheel_contents_is_told_to_overlook_one_file_only(wheel: Path) -> 
 
 
 @pytest.mark.slow
-def test_pyroma(sdist: Path, built_set: Path) -> None:
+def test_pyroma_gives_the_full_rating(sdist: Path, built_set: Path) -> None:
     """The full rating, of the very archive that is published."""
     environment = {"SUPERMACHINE_ASSETS_DIR": str(built_set), "SUPERMACHINE_CROSS_BUILD": "1"}
     done = run("pyroma", "-n", "10", "-f", sdist, **environment)

@@ -175,7 +175,7 @@ def test_another_order_and_bytes_around_the_members(wheel: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", None])
-def test_what_is_no_wheel(content: bytes | None, wheel: Path, tmp_path: Path) -> None:
+def test_what_is_no_archive_is_refused_in_one_line(content: bytes | None, wheel: Path, tmp_path: Path) -> None:
     path = tmp_path / wheel.name
     path.write_bytes(wheel.read_bytes()[:-100_000] if content is None else content)
     done = run(path)
@@ -183,7 +183,7 @@ def test_what_is_no_wheel(content: bytes | None, wheel: Path, tmp_path: Path) ->
     assert "Traceback" not in done.stderr
 
 
-def test_a_damaged_member(wheel: Path, tmp_path: Path) -> None:
+def test_a_damaged_member_is_named(wheel: Path, tmp_path: Path) -> None:
     data = bytearray(wheel.read_bytes())
     data[data.index(b"LICENSES/MIT.txt") + 200] ^= 1
     (tmp_path / wheel.name).write_bytes(data)
@@ -220,7 +220,7 @@ def test_a_crlf_checkout_is_named(program: str, wheel: Path, copy_of_checkout: P
     )
 
 
-def test_usage(tmp_path: Path) -> None:
+def test_an_argument_that_is_no_file_is_a_usage_error(tmp_path: Path) -> None:
     assert run().returncode == 2
     assert run(tmp_path / "none.whl").returncode == 2
     assert "examples:" in run("--help").stdout

@@ -123,6 +123,6 @@ def test_every_public_name_is_typed(installed: Path, tmp_path: Path) -> None:
     assert mypy(PROGRAM, installed, tmp_path) == []
 
 
-def test_mistakes_are_found(installed: Path, tmp_path: Path) -> None:
+def test_mypy_finds_each_mistake_in_the_use_of_the_module(installed: Path, tmp_path: Path) -> None:
     lines = [line.split(":")[1] for line in mypy(MISTAKES, installed, tmp_path) if ": error: " in line]
     assert sorted(set(lines)) == ["2", "3", "4", "5"]

@@ -50,17 +50,17 @@ FIELDS = [("<Q", 32), ("<Q", 40), ("<H", 54), ("<H", 56), ("<H", 58), ("<H", 60)
 
 
 class TestReal:
-    def test_kernel(self) -> None:
+    def test_the_real_kernel_is_verified(self) -> None:
         facts = verify_kernel(KERNEL.read_bytes())
         assert facts.release == MANIFEST["kernel_release"]
         assert facts.af_tsi == MANIFEST["af_tsi"]
         assert facts.image_size >= KERNEL.size
 
-    def test_programs(self) -> None:
+    def test_the_real_programs_are_verified(self) -> None:
         verify_program(INIT_OCI.read_bytes(), "init-oci")
         verify_program(SUPERMACHINE_AGENT.read_bytes(), "supermachine-agent")
 
-    def test_module(self) -> None:
+    def test_the_real_module_is_verified(self) -> None:
         assert verify_module(SMPARK_KO.read_bytes()).split()[0] == MANIFEST["kernel_release"]
 
     def test_af_tsi_is_the_family_not_a_mention(self) -> None:
@@ -76,7 +76,7 @@ class TestAnyBytes:
     @each_verifier
     @given(start=st.sampled_from(STARTS), rest=st.binary(max_size=2048))
     @quickly
-    def test_arbitrary(self, verify: Verifier, start: bytes, rest: bytes) -> None:
+    def test_arbitrary_bytes(self, verify: Verifier, start: bytes, rest: bytes) -> None:
         facts_or_inspection_error(verify, start + rest)
 
     @each_verifier
@@ -164,7 +164,7 @@ class TestNotAKernel:
         message = refused(verify_kernel, patched(KERNEL.read_bytes(), 24, struct.pack("<Q", flags)))
         assert "expected a little-endian kernel, found a big-endian one" in message
 
-    def test_truncated(self) -> None:
+    def test_a_truncated_file_is_refused(self) -> None:
         facts = verify_kernel(KERNEL.read_bytes())
         message = refused(verify_kernel, KERNEL.read_bytes()[: facts.image_size // 2 - 1])
         assert f"found {facts.image_size // 2 - 1} of {facts.image_size} bytes" in message
@@ -204,7 +204,7 @@ class TestNotAProgram:
             (54, b"\x39\0", "expected header tables of 56 bytes an entry, found 57 bytes"),
         ],
     )
-    def test_header(self, offset: int, value: bytes, found: str) -> None:
+    def test_a_header_field_that_is_wrong_is_named(self, offset: int, value: bytes, found: str) -> None:
         assert found in refused(VERIFIERS["program"], patched(PROGRAM, offset, value))
 
     def test_empty_script_and_other(self) -> None:
@@ -249,7 +249,7 @@ class TestNotAModule:
     def test_a_program(self) -> None:
         assert "expected a kernel module, found an executable" in refused(verify_module, PROGRAM)
 
-    def test_truncated(self) -> None:
+    def test_a_truncated_file_is_refused(self) -> None:
         assert "it is truncated: copy it again" in refused(verify_module, MODULE[:-1])
 
     @pytest.mark.parametrize("section", [".modinfo", ".gnu.linkonce.this_module"])

@@ -110,13 +110,13 @@ KERNELS: list[tuple[str, MakeFile, str]] = [
 
 
 @pytest.mark.parametrize(("make", "message"), [k[1:] for k in KERNELS], ids=[k[0] for k in KERNELS])
-def test_a_wrong_kernel(built_set: Path, tmp_path: Path, make: MakeFile, message: str) -> None:
+def test_a_wrong_kernel_is_refused_by_what_it_is(built_set: Path, tmp_path: Path, make: MakeFile, message: str) -> None:
     path = make(built_set / "kernel", tmp_path)
     assert_refused(source_with(built_set, kernel=path), path, message)
 
 
 @pytest.mark.slow
-def test_an_x86_bzimage(built_set: Path, tmp_path: Path) -> None:
+def test_an_x86_bzimage_is_refused_as_one(built_set: Path, tmp_path: Path) -> None:
     path = debian_bzimage(built_set / "kernel", tmp_path)
     assert_refused(source_with(built_set, kernel=path), path, "found an x86 bzImage")
 
@@ -146,7 +146,7 @@ PROGRAMS: list[tuple[str, Callable[[Path], Path], str]] = [
 
 @pytest.mark.parametrize("name", ["init_oci", "supermachine_agent"])
 @pytest.mark.parametrize(("make", "message"), [p[1:] for p in PROGRAMS], ids=[p[0] for p in PROGRAMS])
-def test_a_wrong_program(
+def test_a_wrong_program_is_refused_by_what_it_is(
     built_set: Path, tmp_path: Path, name: str, make: Callable[[Path], Path], message: str
 ) -> None:
     path = make(tmp_path)
@@ -154,17 +154,19 @@ def test_a_wrong_program(
 
 
 @pytest.mark.parametrize("make", [elf.static_program, elf.static_pie])
-def test_a_right_program(built_set: Path, tmp_path: Path, make: Callable[[Path], Path]) -> None:
+def test_a_static_program_is_taken_position_independent_or_not(
+    built_set: Path, tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
     verify_set(source_with(built_set, init_oci=make(tmp_path)))
 
 
-def test_a_module_of_another_kernel(built_set: Path, tmp_path: Path) -> None:
+def test_a_module_of_another_kernel_is_refused(built_set: Path, tmp_path: Path) -> None:
     other = elf.with_vermagic(built_set / "smpark.ko", "6.1.0-44-arm64 SMP mod_unload modversions aarch64", tmp_path)
     message = "found one of 6.1.0-44-arm64; a set comes from one kernel build"
     assert_refused(source_with(built_set, smpark_ko=other), other, message)
 
 
-def test_a_module_without_vermagic(built_set: Path, tmp_path: Path) -> None:
+def test_a_module_without_vermagic_is_refused(built_set: Path, tmp_path: Path) -> None:
     other = elf.with_vermagic(built_set / "smpark.ko", "", tmp_path)
     assert_refused(source_with(built_set, smpark_ko=other), other, "expected a vermagic in .modinfo, found none")
 
@@ -183,7 +185,9 @@ def x86_64_object(folder: Path) -> Path:
         (elf.static_program, "expected a kernel module, found an executable"),
     ],
 )
-def test_no_module(built_set: Path, tmp_path: Path, make: Callable[[Path], Path], message: str) -> None:
+def test_what_is_no_module_is_refused_by_what_it_is(
+    built_set: Path, tmp_path: Path, make: Callable[[Path], Path], message: str
+) -> None:
     path = make(tmp_path)
     assert_refused(source_with(built_set, smpark_ko=path), path, message)
 

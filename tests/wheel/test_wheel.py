@@ -83,7 +83,7 @@ def test_the_exact_file_set(wheel: Path, version: str) -> None:
     assert set(names) == expected | {f"{dist_info(version)}/{name}" for name in DIST_INFO_FILES}
 
 
-def test_modes_dates_and_order(wheel: Path) -> None:
+def test_modes_dates_and_order_are_the_build_s_own(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         entries = archive.infolist()
     programs = {"supermachine_kernel/assets/init-oci", "supermachine_kernel/assets/supermachine-agent"}
@@ -120,7 +120,7 @@ def test_record_has_every_file_and_its_digest(wheel: Path, version: str) -> None
     assert {row[0]: row[1:] for row in record if row[0] != own} == expected
 
 
-def test_metadata(wheel: Path, version: str) -> None:
+def test_the_metadata_names_version_licence_and_python(wheel: Path, version: str) -> None:
     with zipfile.ZipFile(wheel) as archive:
         metadata = Parser().parsestr(archive.read(f"{dist_info(version)}/METADATA").decode())
     assert metadata["Name"] == "supermachine-kernel"

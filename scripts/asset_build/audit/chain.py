@@ -17,7 +17,7 @@ from pathlib import Path
 from supermachine_kernel._assets import ASSETS
 
 from ..digests import file_sha256, set_digest
-from ..errors import BuildError, plain
+from ..errors import BuildError, describe
 from ..lock import Lock, LockedSet, read_lock_file
 from ..wheel.archive import wheel_archive
 from ..wheel.sbom import SBOM_FOLDER, SBOM_NAME, record_in
@@ -121,7 +121,7 @@ def _with_the_wheels_own_record(wheel: Wheel, verified: VerifiedSet) -> Verified
     try:
         return replace(verified, build=record_in(json.loads(wheel.contents[name])))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise AuditError(name, "a CycloneDX document of this build", plain(error), _CURE, link="SBOM") from error
+        raise AuditError(name, "a CycloneDX document of this build", describe(error), _CURE, link="SBOM") from error
 
 
 def _compare_members(wheel: Wheel, project: Path, verified: VerifiedSet) -> Iterator[Link]:

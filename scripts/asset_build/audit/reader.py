@@ -17,7 +17,7 @@ from typing import Any
 from supermachine_kernel._assets import ASSETS
 from supermachine_kernel._version import VERSION
 
-from ..errors import plain
+from ..errors import describe
 from ..guest_sets import wheel_row
 from ..wheel.archive import REGULAR_FILE, UNIX, ZIP_DATE, mode_in_wheel, wheel_order
 from .errors import AuditError
@@ -120,7 +120,7 @@ def read_members(data: bytes, name: str) -> dict[str, Member]:
         return {entry.filename: _read_member(data, entry) for entry in entries}
     # What zipfile, struct and zlib raise for archives that are none: UnicodeDecodeError is a ValueError.
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, struct.error) as error:
-        raise AuditError(name, "a whole zip archive", plain(error), _CURE) from error
+        raise AuditError(name, "a whole zip archive", describe(error), _CURE) from error
 
 
 def _verify_directory(entries: list[zipfile.ZipInfo], size: int, name: str) -> None:

@@ -42,7 +42,7 @@ class Change:
             write_atomically(self.path, format_lock(self.lock).encode())
 
 
-def stage_release(verified: VerifiedSet) -> tuple[LockedSet, dict[str, bytes]]:
+def pack_release(verified: VerifiedSet) -> tuple[LockedSet, dict[str, bytes]]:
     """The locked set of `verified`, and the release's files by name: an `.xz` for each asset, and SHA256SUMS.
 
     The build info goes into the lock alone: the release has an `.xz` for each asset, SHA256SUMS, and no other file.
@@ -135,18 +135,18 @@ def _differences(old: Optional[LockedSet], new: LockedSet) -> list[str]:
             (packed_name(new.name, name), asset.packed, before.packed if before else None),
         ):
             if found != was:
-                lines.append(f"{what}: {_shown(was)} -> {_shown(found)}")
+                lines.append(f"{what}: {_describe_file(was)} -> {_describe_file(found)}")
     before_build = old.build if old else None
     if before_build != new.build:
-        lines.append(f"build info: {_build_shown(before_build)} -> {_build_shown(new.build)}")
+        lines.append(f"build info: {_describe_build(before_build)} -> {_describe_build(new.build)}")
     return lines
 
 
-def _build_shown(build: Optional[Mapping[str, Any]]) -> str:
+def _describe_build(build: Optional[Mapping[str, Any]]) -> str:
     return f"inputs {str(build.get('inputs_sha256'))[:16]}" if build else "none"
 
 
-def _shown(file: Optional[LockedFile]) -> str:
+def _describe_file(file: Optional[LockedFile]) -> str:
     return f"{file.size} bytes {file.sha256}" if file else "none"
 
 

@@ -187,7 +187,7 @@ def _folder(kind: str, folder: Path, environ: Mapping[str, str], cure: str) -> S
 
 
 def _readable(path: Path, wanted_by: str) -> Path:
-    """`path`, once it is proven to be a file that can be read."""
+    """`path`, if it is a file that can be read. Raises BuildError."""
     found = ""
     if not _is_there(path):
         found = "nothing"

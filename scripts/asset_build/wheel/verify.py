@@ -11,7 +11,7 @@ from supermachine_kernel._assets import ASSETS, KERNEL, SET, Asset
 from supermachine_kernel._version import VERSION
 
 from ..digests import set_digest
-from ..errors import BuildError, plain
+from ..errors import BuildError, describe
 from ..lock import LockedSet
 from .sources import Source
 from .verifiers import KernelFacts, verify_kernel, verify_module, verify_program
@@ -123,7 +123,7 @@ def _build_info(source: Source, sha256: Mapping[str, str]) -> Optional[Mapping[s
         recorded = {name: asset["sha256"] for name, asset in info["assets"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         expected = "the build's own record in JSON"
-        raise BuildError(str(path), expected, plain(error), "build again, or remove it") from error
+        raise BuildError(str(path), expected, describe(error), "build again, or remove it") from error
     if recorded == sha256:
         return dict(info)
     if source.kind == "tree":

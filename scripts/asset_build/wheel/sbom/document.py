@@ -3,6 +3,7 @@
 It says what the files and their build's own record say; what neither says is "unknown", never a guess.
 """
 
+import configparser
 import hashlib
 import json
 import re
@@ -17,6 +18,7 @@ from supermachine_kernel._assets import ASSETS, KERNEL, Asset
 
 from ...errors import BuildError
 from ...lock import LOCK_NAME
+from ...paths import PROJECT
 from ..package_data import manifest_of
 from ..sources import BUILD_INFO
 from ..verify import VerifiedSet
@@ -29,10 +31,18 @@ SUPPLIER = "The supermachine-kernel developers"
 
 DIST_REF = "supermachine-kernel"
 
+
+def _declared_licence() -> str:
+    """The licence expression of the distribution, which setup.cfg declares."""
+    declared = configparser.ConfigParser(interpolation=None)
+    declared.read(PROJECT / "setup.cfg", encoding="utf-8")
+    return declared["metadata"]["license_expression"]
+
+
 # The SPDX expression of everything that is not an asset with the licence of the asset table. The kernel's own
 # COPYING adds the note to GPL-2.0-only; libgcc's exception is what lets any program carry it.
 LICENCES = {
-    DIST_REF: "Apache-2.0 AND GPL-2.0-only AND MIT",
+    DIST_REF: _declared_licence(),
     MUSL_REF: "MIT",
     LIBGCC_REF: "GPL-3.0-or-later WITH GCC-exception-3.1",
     **{asset.name: asset.licence for asset in ASSETS},
