@@ -19,13 +19,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from scripts.asset_build.lock import read_lock
 from scripts.asset_build.paths import PROJECT
+from scripts.asset_build.wheel.sources import NoSourceError, resolve
 from scripts.machine import environments
 from scripts.machine.build import build_assets, checked_wheel
 from scripts.machine.errors import SetupError, WheelError
 from scripts.machine.install import install
 from scripts.machine.packages import install_commands
 from scripts.machine.program import log, run_program
+from supermachine_kernel._assets import SET
 
 QUICK = ("-m", "not slow")
 SUPPORTED = ("3.9", "3.10", "3.11", "3.12", "3.13")
@@ -72,6 +75,8 @@ def run(folder: Path, *, quick: bool, pytest_arguments: list[str]) -> None:
     _run_step("mypy", python, ["mypy"])
     if sys.platform == "linux":
         build_assets()
+    else:
+        _require_assets()
     installed = _installed(python, folder)
     select = QUICK if quick else ()
     _run_step("pytest", python, ["pytest", "-n", "2", *select, *pytest_arguments], installed)
@@ -79,6 +84,18 @@ def run(folder: Path, *, quick: bool, pytest_arguments: list[str]) -> None:
         for version, other in other_pythons().items():
             module = environments.ensure("module", other)
             _run_step(f"module on {version}", module, ["pytest", "-n", "2", *QUICK, "tests/module"], installed)
+
+
+def _require_assets() -> None:
+    """Raise WheelError where there are no assets to test with: they are built on Linux, and fetched once released."""
+    if read_lock(PROJECT).set(SET) is None:
+        try:
+            resolve(PROJECT, os.environ, local_only=True)
+        except NoSourceError as error:
+            cure = "run scripts/container.sh bash kernel-build/scripts/build.sh, or set SUPERMACHINE_ASSETS_DIR to a "
+            cure += "folder with the files of supermachine_kernel/assets in a wheel"
+            expected = "the four assets, which are built on Linux alone"
+            raise WheelError("kernel-build/out", expected, "none", cure) from error
 
 
 def other_pythons() -> dict[str, str]:

@@ -6,39 +6,20 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable
+from pathlib import Path
 
 from .cache import cache_home, locked
 from .errors import SetupError
 from .program import log
 
+LIST = Path(__file__).with_name("debian-packages.txt")
+"""The Debian packages of a machine that builds and tests: one a line, and the commands of it that are run here."""
 PACKAGE_OF = {
-    "qemu-system-aarch64": "qemu-system-arm",
-    "mkfs.btrfs": "btrfs-progs",
-    "mksquashfs": "squashfs-tools",
-    "mkfs.erofs": "erofs-utils",
-    "mkfs.ext4": "e2fsprogs",
-    "mkfs.xfs": "xfsprogs",
-    "nginx": "nginx-light",
-    "debootstrap": "debootstrap",
-    "strace": "strace",
-    "openssl": "openssl",
-    "curl": "curl",
-    "xz": "xz-utils",
-    "zstd": "zstd",
-    "skopeo": "skopeo",
-    "git": "git",
-    "gcc": "gcc",
-    "cppcheck": "cppcheck",
-    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
-    "arm-linux-gnueabi-as": "binutils-arm-linux-gnueabi",
-    "patchelf": "patchelf",
-    "ccache": "ccache",
-    "cpio": "cpio",
-    "node": "nodejs",
-    "npm": "npm",
-    "python3-config": "python3-dev",
+    command: package
+    for package, *commands in (line.split() for line in LIST.read_text().splitlines())
+    for command in commands
 }
-"""Each command that a program or a test runs, and the Debian package that has it."""
+"""The package of each of those commands."""
 
 
 def install_commands(commands: Iterable[str] = PACKAGE_OF) -> None:

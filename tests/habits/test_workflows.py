@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from scripts.machine.packages import install_commands
+from scripts.machine.packages import LIST, install_commands
 from supermachine_kernel._version import VERSION
 from tests.support.release import lock_set
 
@@ -92,6 +92,20 @@ def test_actionlint_finds_nothing(project: Path, actionlint: Path) -> None:
 
 def test_the_schema_holds(project: Path) -> None:
     done = _schema(*(_path(project, name) for name in NAMES))
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("schema", "files"),
+    [
+        ("vendor.dependabot", [".github/dependabot.yml"]),
+        ("vendor.github-issue-config", [".github/ISSUE_TEMPLATE/config.yml"]),
+        ("vendor.github-issue-forms", [".github/ISSUE_TEMPLATE/fault.yml", ".github/ISSUE_TEMPLATE/wish.yml"]),
+    ],
+)
+def test_github_can_read_what_is_written_for_it(schema: str, files: list[str], project: Path) -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema]
+    done = subprocess.run([*command, *files], cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -206,14 +220,15 @@ def test_the_dependency_groups_exist(project: Path, workflows: dict[str, Workflo
 
 
 def test_the_key_can_be_found_before_the_build(project: Path, workflows: dict[str, Workflow]) -> None:
-    """The digest of the inputs needs the packages of the build, so the first step installs them all."""
+    """The digest of the inputs needs the packages of the build, so a step before it installs them all."""
     build = (project / "kernel-build" / "scripts" / "build.sh").read_text()
     function = build[build.index("missing_packages() {") : build.index("require_packages() {")]
     wanted = set(re.findall(r"[a-z0-9-]+:([a-z0-9-]+)", function)) | set(re.findall(r"echo ([a-z0-9-]+)", function))
     wanted |= set(re.findall(r"^SOURCE_PACKAGE=(\S+)", build, re.MULTILINE))
     assert {"gcc-aarch64-linux-gnu", "libc6-dev", "linux-source-6.12"} <= wanted
-    install = next(iter(_steps(workflows["ci"]["jobs"]["linux"]).values()))
-    assert wanted <= set(install.split())
+    assert wanted <= {line.split()[0] for line in LIST.read_text().splitlines()}
+    steps = list(_steps(workflows["ci"]["jobs"]["linux"]))
+    assert steps.index("Install what builds and tests") < steps.index("Find the key of the assets")
 
 
 def test_a_tag_that_is_not_the_version(workflows: dict[str, Workflow], project: Path) -> None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.support import clean_root
 
 
-def build(dockerfile: Path, context: Path, folder: Path) -> Path:
-    """Run every step; the root folder of the last stage, in `folder`. Raises ValueError at a step unknown here."""
+def build(
+    dockerfile: Path, context: Path, folder: Path, *, prepare: Callable[[Path], object] = lambda root: None
+) -> Path:
+    """Run every step; the root folder of the last stage, in `folder`. Raises ValueError at a step unknown here.
+
+    `prepare` is called with the root folder of each base image, before the first step in it.
+    """
     stages: dict[str, Path] = {}
     variables: dict[str, str] = {}
     root = folder
@@ -18,6 +24,7 @@ def build(dockerfile: Path, context: Path, folder: Path) -> Path:
         if step == "FROM":
             image, _, name = rest.partition(" AS ")
             root = stages[name] = _base(image, folder / f"stage-{len(stages)}")
+            prepare(root)
             variables = {}
         elif step == "ENV":
             name, _, value = rest.partition("=")
@@ -27,7 +34,8 @@ def build(dockerfile: Path, context: Path, folder: Path) -> Path:
         elif step == "COPY":
             *options, source, target = rest.split()
             origin = stages[options[0][len("--from=") :]] if options else context
-            shutil.copytree(origin / source.strip("/"), root / target.strip("/"))
+            copy = shutil.copytree if (origin / source.strip("/")).is_dir() else shutil.copy
+            copy(origin / source.strip("/"), root / target.strip("/"))
         else:
             raise ValueError(f"{dockerfile}: expected FROM, ENV, RUN or COPY, found {step}")
     return root
@@ -44,5 +52,5 @@ def _base(image: str, root: Path) -> Path:
     if image == "scratch":
         root.mkdir()
         return root
-    assert image.startswith("python:3")  # what it has of it, Python and pip, a clean root has too
+    assert image.startswith(("python:3", "debian:12"))  # a clean root is of Debian 12, and has Python and pip
     return clean_root.unpack(root)
