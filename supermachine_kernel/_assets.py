@@ -2,7 +2,7 @@
 
 import os
 
-from ._package import ASSETS_DIRECTORY, DIRECTORY, LOADING, MANIFEST, archive
+from ._package import ASSETS_DIRECTORY, DIRECTORY, LOADING, MANIFEST, START_AGAIN, archive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -303,6 +303,9 @@ def not_empty(path: "StrPath") -> "StrPath":
 
 
 def _how_to_reinstall() -> str:
-    with LOADING:
-        from ._installation import how_to_reinstall
+    try:
+        with LOADING:
+            from ._installation import how_to_reinstall
+    except ImportError:
+        return START_AGAIN
     return how_to_reinstall()

@@ -4,7 +4,7 @@ import os
 import sys
 
 from . import _package
-from ._package import DIRECTORY, LOADING, installed_version
+from ._package import DIRECTORY, LOADING, START_AGAIN, installed_version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def installation_kind() -> str:
 def how_to_reinstall() -> str:
     """What to do when the assets of this installation are missing or damaged."""
     if _package.has_changed():
-        return "the files were changed while this process ran, as an upgrade does: start it again"
+        return START_AGAIN
     this = installation_kind()
     if this in ("wheel", "copy"):
         return f"install the wheel again ({_reinstall()})"

@@ -5,6 +5,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import TracebackType
     from typing import Any, Optional
 
 try:
@@ -22,14 +23,41 @@ except NameError:  # an importer that knows no files: nothing is found below a d
 
 ASSETS_DIRECTORY = os.path.join(DIRECTORY, "assets")
 
-LOADING = _thread.RLock()
-"""Held while a public call imports what it needs.
+START_AGAIN = "the files were changed while this process ran, as an upgrade does: start it again"
 
-A child of fork inherits the locks of imports that other threads were in the middle of, and nobody releases them
-there. So a fork waits for this lock.
-"""
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=LOADING.acquire, after_in_parent=LOADING.release, after_in_child=LOADING.release)
+
+class _Loading:
+    """Entered while a public call imports what it needs.
+
+    A child of fork inherits the locks of imports that other threads were in the middle of, and nobody releases them
+    there. So a fork waits for this lock. A module of this package that is not there any more, or does not fit the
+    ones that were loaded before, is an error that says why.
+    """
+
+    def __init__(self) -> None:
+        self._lock = _thread.RLock()
+        if hasattr(os, "register_at_fork"):
+            release = self._lock.release
+            os.register_at_fork(before=self._lock.acquire, after_in_parent=release, after_in_child=release)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self,
+        kind: "Optional[type[BaseException]]",
+        error: "Optional[BaseException]",
+        traceback: "Optional[TracebackType]",
+    ) -> None:
+        self._lock.release()
+        if isinstance(error, ImportError) and str(error.name).startswith("supermachine_kernel"):
+            raise ImportError(
+                f"{DIRECTORY}: expected the modules of this package, found an error: {error}; {START_AGAIN}",
+                name=error.name,
+            ) from error
+
+
+LOADING = _Loading()
 
 
 def installed_version() -> str:

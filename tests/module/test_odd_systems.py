@@ -289,7 +289,7 @@ class TestUnderneath:
 import os, shutil, sys
 folder = sys.argv[1]
 os.chdir(folder)
-sys.path.insert(0, "app.zip")
+os.path.exists("app.zip") and sys.path.insert(0, "app.zip")
 import supermachine_kernel as k
 {change}
 uses = k.verify, k.KERNEL.read_bytes, k.SMPARK_KO.view, lambda: k.ensure_assets(folder)
@@ -342,6 +342,34 @@ for use in (*uses, lambda: k.require_version("0.0.1")):
         assert lines[:2] == [f"AssetError | {cure}"] * 2
         assert "done" in lines[2], "smpark.ko is the same in both"
         assert lines[3] == f"AssetError | {cure}"
+
+    @pytest.mark.parametrize("lost", ["everything", "the modules"])
+    def test_a_package_that_was_removed_under_a_running_process_is_said(
+        self, lost: str, module_copy: Path, tmp_path: Path
+    ) -> None:
+        change = "package = sys.argv[2] + '/supermachine_kernel/'\n"
+        if lost == "everything":
+            change += "shutil.rmtree(package)"
+        else:
+            change += "[os.unlink(package + name) for name in os.listdir(package) if name.endswith('.py')]"
+        program = f"""\
+import os, shutil, sys
+import supermachine_kernel as k
+k.SupermachineKernelError  # an app that catches it has loaded it
+{change}
+uses = k.verify, k.KERNEL.read_bytes, k.SMPARK_KO.view, lambda: k.ensure_assets("never"), lambda: k.assets_dir()
+for use in (*uses, lambda: k.require_version("0.0.1")):
+    try:
+        use()
+    except (k.SupermachineKernelError, ImportError) as error:
+        print(error)
+"""
+        done = child.python(program, tmp_path, module_copy, site=module_copy)
+        assert done.returncode == 0, done.stderr
+        cure = "; the files were changed while this process ran, as an upgrade does: start it again"
+        lines = done.stdout.splitlines()
+        assert len(lines) >= 5
+        assert [line for line in lines if not line.endswith(cure)] == []
 
     def upgrade(self, site: Path) -> None:
         """Make the installation one of another version, whose kernel is another."""
