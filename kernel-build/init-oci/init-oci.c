@@ -79,6 +79,7 @@ static void block_signals(void)
 static void prepare_launch(struct launch *launch, struct config *config)
 {
 	const char *prefixes[STREAMS] = { config->stdout_prefix, config->stderr_prefix };
+	static char container[] = "container=oci";
 	char *home;
 
 	launch->config = config;
@@ -86,6 +87,9 @@ static void prepare_launch(struct launch *launch, struct config *config)
 	if (!config_find_env(config, "HOME"))
 		if (asprintf(&home, "HOME=%s", launch->who.home) < 0 || !config_append(&config->env, home))
 			fail("no memory");
+	/* by which systemd knows where it is */
+	if (config->pid1 && !config_find_env(config, "container") && !config_append(&config->env, container))
+		fail("no memory");
 	if (!make_folders(config->cwd))
 		fail("cannot make the working directory %s: %s", config->cwd, strerror(errno));
 	/* The entrypoint may open what it writes to again, as /dev/stdout. */

@@ -14,7 +14,7 @@ import pytest
 from scripts.guest import qemu
 from scripts.machine.packages import install_commands, install_packages
 from tests.support import guest
-from tests.support.guest import Container, assert_ended_well, boot, configuration, said
+from tests.support.guest import Container, assert_ended_well, boot, configuration, disks, said
 
 pytestmark = pytest.mark.slow
 
@@ -41,16 +41,6 @@ def make_image(kind: str, folder: Path, *options: str) -> Path:
     install_commands([commands[kind][0]])
     subprocess.run([*commands[kind], *options], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
     return image
-
-
-def disks(*images: Path) -> list[str]:
-    """Arguments for QEMU: the images as /dev/vda and on."""
-    arguments = []
-    # QEMU's machine numbers its slots from the other end
-    for number, image in reversed(list(enumerate(images))):
-        arguments += ["-drive", f"file={image},format=raw,if=none,id=disk{number}"]
-        arguments += ["-device", f"virtio-blk-device,drive=disk{number}"]
-    return arguments
 
 
 @contextmanager

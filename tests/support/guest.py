@@ -87,6 +87,16 @@ def scripted(assets: Path, script: str) -> Container:
     return container
 
 
+def disks(*images: Path) -> list[str]:
+    """Arguments for QEMU: the images as /dev/vda and on."""
+    arguments = []
+    # QEMU's machine numbers its slots from the other end
+    for number, image in reversed(list(enumerate(images))):
+        arguments += ["-drive", f"file={image},format=raw,if=none,id=disk{number}"]
+        arguments += ["-device", f"virtio-blk-device,drive=disk{number}"]
+    return arguments
+
+
 @contextlib.contextmanager
 def running(
     assets: Path,
@@ -150,11 +160,17 @@ def running(
 
 
 def boot(
-    assets: Path, scratch: Path, config: str | None, container: Container | None = None, **options: Any
+    assets: Path,
+    scratch: Path,
+    config: str | None,
+    container: Container | None = None,
+    *,
+    limit: float = LIMIT,
+    **options: Any,
 ) -> qemu.Boot:
-    """Boot such a guest until it ends by itself; `options` are those of `running`."""
+    """Boot such a guest until it ends by itself, for `limit` seconds at most; `options` are those of `running`."""
     with running(assets, scratch, config, container, **options) as machine:
-        return machine.wait(LIMIT)
+        return machine.wait(limit)
 
 
 def assert_ended_well(seen: qemu.Boot) -> None:
