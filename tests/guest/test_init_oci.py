@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from scripts.guest import qemu
 from tests.support import guest
 from tests.support.guest import Container, assert_ended_well, boot, configuration, said, scripted
 
@@ -55,6 +57,8 @@ def test_the_host_sets_rights_limits_settings_names_and_addresses(built_set: Pat
         hostname="micro",
         hosts="10.0.2.2 host\n",
         resolv_conf="nameserver 10.0.2.3\n",
+        upper_size="20m",
+        upper_inodes="5k",
         shm_size="3m",
         mask=["/proc/config.gz", "/etc/secret", "/not/there"],
         address=["eth0=10.0.2.15/24", "eth0=fd00::15/64"],
@@ -78,6 +82,7 @@ def test_the_host_sets_rights_limits_settings_names_and_addresses(built_set: Pat
         "hostname": "micro micro",
         "hosts": "10.0.2.2 host",
         "resolver": "nameserver 10.0.2.3",
+        "upper": "20480 5120",
         "shm": "3072",
         "fuse": "can be opened",
         "tun": "can be opened",
@@ -151,7 +156,8 @@ def test_a_stopped_console_stops_its_output_and_nothing_else(
 def test_a_flood_of_output_arrives_whole_and_in_order(built_set: Path, tmp_path: Path) -> None:
     script = "seq 1 20000; seq 1 1000 >&2; printf end"
     config = configuration("sh", "-c", script, stdout_prefix="o", stderr_prefix="e")
-    seen = boot(built_set, tmp_path, config, Container(), without=["supermachine-agent"])
+    silent = f"{qemu.COMMAND_LINE} loglevel=1"  # the kernel writes into lines
+    seen = boot(built_set, tmp_path, config, Container(), without=["supermachine-agent"], command_line=silent)
     assert_ended_well(seen)
     lines = [line.text for line in seen.lines]
     assert [line for line in lines if line.startswith("o")] == [*(f"o{n}" for n in range(1, 20001)), "oend"]
@@ -278,3 +284,18 @@ def test_commands_have_a_namespace_after_an_entrypoint_that_was_pid_1(built_set:
     order = ["exit status 9", "idle", "the image restarts"]
     assert [line for line in said(seen, "init-oci: ") if line in order] == order
     assert "reboot: Restarting system" in seen.text
+
+
+def test_where_nothing_can_power_off_it_restarts(built_set: Path, tmp_path: Path) -> None:
+    """Linux would turn the power off into a halt that never ends. Without PSCI QEMU's machine cannot restart either."""
+    assets = tmp_path / "assets"
+    shutil.copytree(built_set, assets)
+    first = guest.assemble("without-psci.S", tmp_path)
+    (assets / "kernel").write_bytes(first.ljust(2 << 20, b"\0") + (built_set / "kernel").read_bytes())
+    config = configuration("sh", "-c", "exit 3")
+    with guest.running(assets, tmp_path, config, Container(), cpus=1) as machine:
+        machine.wait_for("reboot: ", guest.LIMIT)
+        lines = [line.text for line in machine.lines]
+    end = [line for line in lines if line.startswith(("init-oci: exit", "init-oci: error")) or "reboot: " in line]
+    assert end[:2] == ["init-oci: exit status 3", "init-oci: error: no power off in the device tree; restarting"]
+    assert end[2].endswith("reboot: Restarting system"), "and not a halt"

@@ -200,3 +200,13 @@ def compile_guest_program(source: str, scratch: Path) -> bytes:
     gcc = ["aarch64-linux-gnu-gcc", "-std=gnu11", "-Os", "-Wall", "-Wextra", "-Werror", "-static", "-s", "-pthread"]
     subprocess.run([*gcc, *map(str, sorted(SOURCES.glob(source))), "-o", str(program)], check=True)
     return program.read_bytes()
+
+
+def assemble(source: str, scratch: Path) -> bytes:
+    """The machine code of tests/guest/`source`, and nothing around it."""
+    install_commands(["aarch64-linux-gnu-gcc"])
+    linked, code = scratch / "linked", scratch / "code"
+    gcc = ["aarch64-linux-gnu-gcc", "-nostdlib", "-static", "-Wl,--build-id=none", str(SOURCES / source)]
+    subprocess.run([*gcc, "-o", str(linked)], check=True)
+    subprocess.run(["aarch64-linux-gnu-objcopy", "-O", "binary", "-j", ".text", str(linked), str(code)], check=True)
+    return code.read_bytes()
