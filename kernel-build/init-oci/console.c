@@ -118,6 +118,14 @@ void start_output(void)
 	errno = error;
 }
 
+int64_t monotonic_ms(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return (int64_t)time.tv_sec * 1000 + time.tv_nsec / 1000000;
+}
+
 /* ---- the end ---- */
 
 static bool is_psci(const char *node)

@@ -24,6 +24,8 @@ _Noreturn void restart(void);
 
 #define fail(...) do { start_output(); say("init-oci: error: " __VA_ARGS__); power_off(); } while (0)
 
+int64_t monotonic_ms(void);
+
 /* ---- output.c: what the entrypoint writes, on its way to the console ---- */
 
 enum { STREAMS = 2 };	/* its output and its errors */
@@ -32,6 +34,7 @@ enum { STREAMS = 2 };	/* its output and its errors */
 int open_stream(int index, const char *prefix);
 int stream_to_poll(int index, short *events);	/* -1: has ended */
 void move_stream(int index);
+int flush_rests(int64_t now);
 void finish_streams(bool wait);	/* what has been written, or, when all writers have been killed, until the end */
 
 int console_write(const void *data, size_t size);	/* bytes taken; 0: none now */

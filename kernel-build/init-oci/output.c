@@ -11,12 +11,14 @@
 
 #define FINISH_WAIT_MS	1000	/* without progress */
 #define LAST_ROUNDS	64	/* more than a pipe holds */
+#define REST_WAIT_MS	50	/* for the end of a line */
 
 struct stream {
 	int fd;			/* to read from; -1: has ended, or never was */
 	const char *prefix;	/* "": none */
 	size_t prefix_left;	/* bytes of it that are still to be written */
-	size_t at, size;	/* of data: what has been written, what has been read */
+	size_t at, end, size;	/* of data: what has been written, what is to be written now, what has been read */
+	int64_t rest_due;	/* when what has no line break yet is written without it */
 	char data[4096];
 };
 
@@ -35,15 +37,13 @@ int open_stream(int index, const char *prefix)
 	return ends[1];
 }
 
-/* Either there are bytes to read, or those that were read wait for the console. */
+/* Either there are bytes to write, or to read. */
 int stream_to_poll(int index, short *events)
 {
 	const struct stream *stream = &streams[index];
 
-	*events = stream->at < stream->size ? POLLOUT : POLLIN;
-	if (stream->fd < 0)
-		return -1;
-	return stream->at < stream->size ? console_descriptor() : stream->fd;
+	*events = stream->at < stream->end ? POLLOUT : POLLIN;
+	return stream->at < stream->end ? console_descriptor() : stream->fd;
 }
 
 static void set_unfinished(struct stream *stream)
@@ -79,9 +79,9 @@ static bool begin_line(struct stream *stream)
 
 static void write_stream(struct stream *stream)
 {
-	while (stream->at < stream->size) {
+	while (stream->at < stream->end) {
 		const char *data = stream->data + stream->at;
-		size_t size = stream->size - stream->at;
+		size_t size = stream->end - stream->at;
 		const char *end = *stream->prefix ? memchr(data, '\n', size) : NULL;
 		int put;
 
@@ -101,24 +101,59 @@ static void write_stream(struct stream *stream)
 	}
 }
 
+static void read_stream(struct stream *stream)
+{
+	ssize_t got;
+
+	memmove(stream->data, stream->data + stream->at, stream->size - stream->at);
+	stream->size -= stream->at;
+	stream->at = 0;
+	got = read(stream->fd, stream->data + stream->size, sizeof stream->data - stream->size);
+	stream->end = stream->size;
+	if (got <= 0) {
+		close(stream->fd);
+		stream->fd = -1;
+		return;
+	}
+	stream->size += got;
+	stream->end = stream->size;
+	/* with a prefix, what comes of another stream must not get between the parts of a line, unless it is long */
+	if (*stream->prefix) {
+		const char *last = memrchr(stream->data, '\n', stream->size);
+
+		if (last || stream->size < sizeof stream->data)
+			stream->end = last ? (size_t)(last - stream->data) + 1 : 0;
+		stream->rest_due = monotonic_ms() + REST_WAIT_MS;
+	}
+}
+
 void move_stream(int index)
 {
 	struct stream *stream = &streams[index];
 
-	if (stream->at == stream->size) {
-		ssize_t got = read(stream->fd, stream->data, sizeof stream->data);
-
-		if (got < 0 && errno == EINTR)
-			return;
-		if (got <= 0) {
-			close(stream->fd);
-			stream->fd = -1;
-			return;
-		}
-		stream->at = 0;
-		stream->size = got;
-	}
+	if (stream->at == stream->end)
+		read_stream(stream);
 	write_stream(stream);
+}
+
+/* Whoever writes half of a line and then waits is shown it. Returns for how long nothing is due; -1: for ever. */
+int flush_rests(int64_t now)
+{
+	int wait = -1;
+
+	for (int i = 0; i < STREAMS; i++) {
+		struct stream *stream = &streams[i];
+
+		if (stream->end == stream->size)
+			continue;
+		if (stream->rest_due <= now) {
+			stream->end = stream->size;
+			write_stream(stream);
+		} else if (wait < 0 || stream->rest_due - now < wait) {
+			wait = (int)(stream->rest_due - now);
+		}
+	}
+	return wait;
 }
 
 void finish_streams(bool wait)
@@ -131,12 +166,12 @@ void finish_streams(bool wait)
 		for (int i = 0; i < STREAMS; i++)
 			wanted[i].fd = stream_to_poll(i, &wanted[i].events);
 		if (wanted[0].fd < 0 && wanted[1].fd < 0)
-			return;
+			break;
 		ready = poll(wanted, STREAMS, wait ? FINISH_WAIT_MS : 0);
 		if (ready <= 0)
-			return;
+			break;
 		for (int i = 0; i < STREAMS; i++)
 			if (wanted[i].fd >= 0 && wanted[i].revents)
 				move_stream(i);
-	}
+	}	flush_rests(INT64_MAX);
 }

@@ -32,14 +32,6 @@ static struct {
 	uint32_t state, kind, value, entrypoint;	/* as the agent is told */
 } guest = { .socket = -1, .agent = -1, .agent_socket = -1, .agent_due = -1, .beat_due = -1 };
 
-static int64_t now(void)
-{
-	struct timespec time;
-
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return (int64_t)time.tv_sec * 1000 + time.tv_nsec / 1000000;
-}
-
 static void pause_for(int ms)
 {
 	const struct timespec pause = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L };
@@ -101,7 +93,7 @@ static _Noreturn void end_for_image(bool again)
 static void start_agent_now(void)
 {
 	guest.agent = start_agent(guest.agent_file, guest.namespace, &guest.agent_socket);
-	guest.agent_started = now();
+	guest.agent_started = monotonic_ms();
 	guest.agent_due = -1;
 }
 
@@ -296,10 +288,17 @@ static void take_signal(int fd)
 		signal_entrypoint((int)info.ssi_signo);
 }
 
-/* What is due now; returns for how long nothing is. */
+/* Of two moments, of which -1 never comes. */
+static int64_t sooner(int64_t one, int64_t other)
+{
+	return one < 0 || (other >= 0 && other < one) ? other : one;
+}
+
+/* What is due now; returns for how long nothing is, in milliseconds, or -1. */
 static int keep_time(void)
 {
-	int64_t next = -1, time = now();
+	int64_t time = monotonic_ms(), next;
+	int wait = flush_rests(time);
 
 	if (guest.agent_due >= 0 && guest.agent_due <= time)
 		start_agent_now();
@@ -307,10 +306,7 @@ static int keep_time(void)
 		say("init-oci: heartbeat counter=%u", ++guest.beats);
 		guest.beat_due = time + guest.launch->config->heartbeat_ms;
 	}
-	if (guest.agent_due >= 0)
-		next = guest.agent_due;
-	if (guest.beat_due >= 0 && (next < 0 || guest.beat_due < next))
-		next = guest.beat_due;
+	next = sooner(sooner(guest.agent_due, guest.beat_due), wait < 0 ? -1 : time + wait);
 	return next < 0 ? -1 : next > time ? (int)(next - time) : 0;
 }
 
@@ -330,7 +326,7 @@ _Noreturn void supervise(const struct launch *launch, int agent_file, pid_t name
 	if (agent_file >= 0)
 		start_agent_now();
 	if (launch->config->heartbeat_ms)
-		guest.beat_due = now() + launch->config->heartbeat_ms;
+		guest.beat_due = monotonic_ms() + launch->config->heartbeat_ms;
 	if (launch->config->hold) {
 		guest.state = STATE_HELD;
 		say("init-oci: held before the entrypoint");
