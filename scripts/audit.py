@@ -25,8 +25,9 @@ Each link of the chain is proven from those before it, and printed with its dige
 the audit. Every byte of every member is compared with what this checkout makes of the assets; how a member is
 compressed is not, only what it unpacks to. What a custom set's build recorded of itself is the wheel's own word.
 
-With --installed, everything in the installed package and everything that names it is compared too. Other packages and
-the interpreter are not. Byte code is compared with its source as this Python compiles it.
+With --installed, everything in the installed package and everything that names it is compared too: links, modes, byte
+code (with its source, as this Python compiles it), the command's script, other spellings of the name, .pth files. Not
+compared: what is in INSTALLER, REQUESTED, direct_url.json and uv_cache.json, other packages, and the interpreter.
 
 Nothing of the wheel is run or imported, and nothing but this checkout is needed: it must be the checkout of the
 wheel's version.

@@ -299,6 +299,12 @@ def test_a_custom_wheel_beside_a_release_of_other_files(custom_wheel: Path, tmp_
     assert proven == ["not the locked files, as the version says"]
 
 
+def test_a_line_of_a_megabyte_is_shown_shortened(members: Members, tmp_path: Path) -> None:
+    changed = replacing("METADATA$", b"Summary: ", b"Summary: " + b"x" * 1_000_000)(members)
+    mend_record(changed)
+    assert len(broken_link(write(changed, tmp_path))) < 1000
+
+
 # --- whatever a member has in it ---
 
 HOSTILE = (

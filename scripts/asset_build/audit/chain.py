@@ -28,6 +28,8 @@ from .expected import expected_members, licence_files, module_files
 from .installed import verify_installed
 from .reader import PACKAGE, TAG, Wheel, made_of, read_wheel
 
+LONGEST_LINE = 300
+"""How much of a line an error shows: a stranger's may be of any length."""
 _CURE = "fetch the wheel again, or use the checkout it was built from"
 
 
@@ -162,8 +164,12 @@ def _error_of(difference: Difference, wheel: Wheel, members: Mapping[str, bytes]
         pairs = [pair for pair in lines if pair[0] != pair[1]]
         # The serial number differs when anything does, and says nothing of what.
         left, right = next((pair for pair in pairs if '"serialNumber"' not in str(pair[0])), pairs[0])
-        expected, found = f"the line {left!r}", repr(right)
+        expected, found = f"the line {_shortened(repr(left))}", _shortened(repr(right))
     return AuditError(name, expected, found, difference.cure or _CURE, link=_link_of(name, wheel.dist_info))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]}... ({len(text)} characters)"
 
 
 def _link_of(name: str, info: str) -> str:
