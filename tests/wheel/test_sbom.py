@@ -17,8 +17,9 @@ from lib4sbom.parser import SBOMParser  # type: ignore[import-untyped]
 from packageurl import PackageURL
 
 from scripts.asset_build.errors import BuildError
-from scripts.asset_build.wheel.sbom import embedded_config, format_sbom, sbom_of, serial_number
+from scripts.asset_build.wheel.sbom import format_sbom, sbom_of, serial_number
 from scripts.asset_build.wheel.sources import Source
+from scripts.asset_build.wheel.verifiers.kernel import embedded_config
 from scripts.asset_build.wheel.verify import VerifiedSet, verify_set
 from supermachine_kernel._assets import ASSETS
 from supermachine_kernel._version import VERSION
@@ -143,6 +144,9 @@ def test_patches_are_named_in_order_with_their_digests(verified: VerifiedSet) ->
     assert [patch["diff"]["url"] for patch in kernel["pedigree"]["patches"]] == urls
     assert [reference["url"] for reference in kernel["externalReferences"]] == urls
     assert [reference["hashes"][0]["content"] for reference in kernel["externalReferences"]] == ["1" * 64, "2" * 64]
+    assert [part["name"] for part in kernel["components"]] == urls
+    assert [part["hashes"][0]["content"] for part in kernel["components"]] == ["1" * 64, "2" * 64]
+    assert {part["licenses"][0]["license"]["id"] for part in kernel["components"]} == {"GPL-2.0-only"}
     assert properties(kernel)["kernel:patches"] == "2"
 
 

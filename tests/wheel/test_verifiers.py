@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 import subprocess
 import sys
@@ -32,6 +33,7 @@ MODULE = SMPARK_KO.read_bytes()
 KERNEL_HEADER = KERNEL.read_bytes()[:4096]
 BANNER = b"Linux version 6.12.1 (a@b) (gcc) #1 SMP\n"
 SMALL_KERNEL = KERNEL_HEADER[:16] + struct.pack("<Q", 4096) + KERNEL_HEADER[24:4000] + BANNER
+TSI_NAMES = b"\0AF_TSI" + bytes(26) + b"\0tsi_hijack\0"
 STARTS = [
     b"",
     b"\x7fELF",
@@ -63,13 +65,32 @@ class TestReal:
     def test_the_real_module_is_verified(self) -> None:
         assert verify_module(SMPARK_KO.read_bytes()).split()[0] == MANIFEST["kernel_release"]
 
-    def test_af_tsi_is_the_family_not_a_mention(self) -> None:
-        data = KERNEL.read_bytes()
-        if MANIFEST["af_tsi"]:
-            data = data.replace(b"\0AF_TSI\0", b"\0AF_XXX\0")
-        assert not verify_kernel(data).af_tsi
-        assert not verify_kernel(patched(data, len(data) - 64, b"\0sk_lock-AF_TSI\0")).af_tsi
-        assert verify_kernel(patched(data, len(data) - 64, b"\0AF_TSI\0")).af_tsi
+    @pytest.mark.parametrize(
+        ("kept", "instead"),
+        [
+            (b"\0AF_TSI" + bytes(26), b"\0AF_XXX" + bytes(26)),
+            (b"\0AF_TSI" + bytes(26), b"\0AF_TSI is not in this kernel" + bytes(4)),
+            (b"\0AF_TSI" + bytes(26), b"\0without AF_TSI" + bytes(18)),
+            (b"\0tsi_hijack\0", b"\0tsi_hijack_"),
+        ],
+    )
+    def test_af_tsi_is_the_family_not_a_mention(self, kept: bytes, instead: bytes) -> None:
+        image = SMALL_KERNEL + bytes(64) + TSI_NAMES + bytes(4096)
+        assert verify_kernel(sized(image)).af_tsi is True
+        assert kept in image and len(kept) == len(instead)
+        assert verify_kernel(sized(image.replace(kept, instead))).af_tsi is False
+
+    @pytest.mark.parametrize(
+        ("config", "af_tsi"),
+        [
+            (b"CONFIG_NET=y\nCONFIG_TSI=y\n", True),
+            (b"CONFIG_NET=y\n# CONFIG_TSI is not set\n", False),
+            (b"CONFIG_XTSI=y\nNO_CONFIG_TSI=y\n", False),
+        ],
+    )
+    def test_af_tsi_is_not_what_the_config_in_the_image_denies(self, config: bytes, af_tsi: bool) -> None:
+        image = SMALL_KERNEL + TSI_NAMES + b"IKCFG_ST" + gzip.compress(config) + b"IKCFG_ED"
+        assert verify_kernel(sized(image)).af_tsi is af_tsi
 
 
 class TestAnyBytes:
@@ -410,6 +431,11 @@ def refused(verify: Verifier, data: bytes) -> str:
     with pytest.raises(InspectionError) as caught:
         verify(data)
     return str(caught.value)
+
+
+def sized(image: bytes) -> bytes:
+    """The image with a header that says how long it is."""
+    return patched(image, 16, struct.pack("<Q", len(image)))
 
 
 def patched(data: bytes, offset: int, value: bytes) -> bytes:

@@ -8,10 +8,9 @@ import hashlib
 import json
 import re
 import uuid
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 from urllib.parse import quote
 
 from supermachine_kernel._assets import ASSETS, KERNEL, Asset
@@ -21,6 +20,7 @@ from ...lock import LOCK_NAME
 from ...paths import PROJECT
 from ..package_data import manifest_of
 from ..sources import BUILD_INFO
+from ..verifiers.kernel import embedded_config
 from ..verify import VerifiedSet
 from .record import LIBGCC_REF, MUSL_REF, SOURCE_REF, UNKNOWN, BuildRecord
 
@@ -55,9 +55,6 @@ _BUILD_DATE = re.compile(
     rb"(\d\d:\d\d:\d\d) UTC (\d{4})\n"
 )
 _MONTHS = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")
-# kernel/configs.c: with CONFIG_IKCONFIG the gzipped .config stands in the Image between these two.
-_CONFIG_START = b"IKCFG_ST"
-_LARGEST_CONFIG = 8 << 20
 
 
 def write_sbom(dist_info: Path, verified: VerifiedSet) -> None:
@@ -124,19 +121,6 @@ def serial_number(sbom: Mapping[str, Any]) -> str:
     return f"urn:uuid:{uuid.uuid5(uuid.uuid5(uuid.NAMESPACE_URL, PROJECT_URL), canonical)}"
 
 
-def embedded_config(image: bytes) -> Optional[bytes]:
-    """The .config that an Image built with CONFIG_IKCONFIG carries; None where it carries none."""
-    start = image.find(_CONFIG_START + b"\x1f\x8b")
-    if start < 0:
-        return None
-    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-    try:
-        config = unpacker.decompress(image[start + len(_CONFIG_START) :], _LARGEST_CONFIG)
-    except zlib.error:
-        return None
-    return config if unpacker.eof else None
-
-
 def _distribution(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The Python distribution; only a release can be had from the index, so only a release has a purl."""
     released = manifest["origin"] == "release"
@@ -168,6 +152,15 @@ def _asset(asset: Asset, record: BuildRecord, manifest: Mapping[str, Any]) -> di
     }
 
 
+def _patch(reference: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "file",
+        "name": reference["url"],
+        "hashes": reference["hashes"],
+        "licenses": [{"license": {"id": KERNEL.licence, "acknowledgement": "declared"}}],
+    }
+
+
 def _kernel(verified: VerifiedSet, record: BuildRecord, manifest: Mapping[str, Any]) -> dict[str, Any]:
     release, patches = verified.kernel.release, record.patches
     plain = re.match(r"\d+\.\d+(\.\d+)?", release)
@@ -192,6 +185,7 @@ def _kernel(verified: VerifiedSet, record: BuildRecord, manifest: Mapping[str, A
             "cpe": f"cpe:2.3:o:linux:linux_kernel:{plain.group()}:*:*:*:*:*:*:*" if plain else None,
             "pedigree": {key: value for key, value in pedigree.items() if value} or None,
             "externalReferences": references or None,
+            "components": [_patch(reference) for reference in references] or None,
             "properties": _properties(
                 **{
                     "kernel:af_tsi": str(verified.kernel.af_tsi).lower(),

@@ -2,7 +2,8 @@
 
 import re
 import struct
-from typing import NamedTuple
+import zlib
+from typing import NamedTuple, Optional
 
 from supermachine_kernel import InspectionError
 
@@ -11,9 +12,14 @@ _HEADER = struct.Struct("<8s 8x QQ 24x 4s 4x")
 _MAGIC = b"ARM\x64"
 _BIG_ENDIAN = 1 << 0
 _BANNER = re.compile(rb"Linux version (\d[\x21-\x7e]*) \([\x20-\x7e]+")
-# `.name` of AF_TSI's `struct proto`. A name like "sk_lock-AF_TSI" alone would be a table, not the family.
-# (The look-behind stands after the literal, which makes the search a fast one.)
-_AF_TSI = re.compile(rb"AF_TSI(?<![\w-]AF_TSI)\0")
+# What a kernel with AF_TSI has in its data: the name of its `struct proto`, a field of 32 bytes (include/net/sock.h),
+# and that of its parameter. A mention of AF_TSI, in a message or in a table of names, is neither.
+_AF_TSI = (b"\0AF_TSI".ljust(33, b"\0"), b"\0tsi_hijack\0")
+_AF_TSI_CONFIG = b"CONFIG_TSI=y"
+
+# kernel/configs.c: with CONFIG_IKCONFIG the gzipped .config stands in the Image after this.
+_CONFIG_START = b"IKCFG_ST"
+_LARGEST_CONFIG = 8 << 20
 
 _EXPECTED = "an uncompressed arm64 Linux Image"
 _CURE = "take arch/arm64/boot/Image of the kernel build"
@@ -53,7 +59,26 @@ def verify_kernel(data: bytes, name: str = "kernel") -> KernelFacts:
         found = f"{len(data)} of {image_size} bytes" + ("" if banner else " and no 'Linux version' banner")
         cure = "it is truncated or not Linux: copy or build it again"
         raise InspectionError(name, "a whole Linux Image", found, cure)
-    return KernelFacts(banner.group(1).decode(), _AF_TSI.search(data) is not None, image_size)
+    return KernelFacts(banner.group(1).decode(), _has_af_tsi(data), image_size)
+
+
+def embedded_config(image: bytes) -> Optional[bytes]:
+    """The .config that an Image built with CONFIG_IKCONFIG carries; None where it carries none."""
+    start = image.find(_CONFIG_START + b"\x1f\x8b")
+    if start < 0:
+        return None
+    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        config = unpacker.decompress(image[start + len(_CONFIG_START) :], _LARGEST_CONFIG)
+    except zlib.error:
+        return None
+    return config if unpacker.eof else None
+
+
+def _has_af_tsi(image: bytes) -> bool:
+    config = embedded_config(image)
+    named = all(name in image for name in _AF_TSI)
+    return named and (config is None or _AF_TSI_CONFIG in config.splitlines())
 
 
 def _other_format(data: bytes) -> str:
