@@ -42,7 +42,7 @@ def test_the_built_set_is_proven(built_set: Path) -> None:
     verified = verify_set(source_with(built_set, built_set / "build-info.json"))
     info = json.loads((built_set / "build-info.json").read_text())
     assert verified.kernel.release == info["kernel_release"]
-    assert verified.kernel.af_tsi is False, "the repository carries no AF_TSI series"
+    assert verified.kernel.af_tsi is True, "the series is in kernel-build/patches"
     assert verified.build == info
     sums = subprocess.run(["sha256sum", *sorted(verified.contents)], cwd=built_set, capture_output=True, check=True)
     assert verified.digest == set_digest(verified.sha256)
@@ -51,12 +51,11 @@ def test_the_built_set_is_proven(built_set: Path) -> None:
 
 
 def test_af_tsi_is_read_from_the_image(built_set: Path, tmp_path: Path) -> None:
-    """The name of its `struct proto` stands in the data of a kernel that has the family."""
-    content = bytearray((built_set / "kernel").read_bytes())
-    content[-64:-57] = b"AF_TSI\0"
+    """A kernel whose family bears no such name has none, whatever its record or its config says."""
+    content = (built_set / "kernel").read_bytes().replace(b"\0AF_TSI\0", b"\0AF_XXX\0")
     patched = tmp_path / "kernel"
     patched.write_bytes(content)
-    assert verify_set(source_with(built_set, kernel=patched)).kernel.af_tsi is True
+    assert verify_set(source_with(built_set, kernel=patched)).kernel.af_tsi is False
 
 
 def gzipped(kernel: Path, folder: Path) -> Path:
