@@ -318,7 +318,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("assets", type=_source, metavar="WHEEL_OR_DIR", help="a wheel, or a folder with the four files")
     parser.add_argument(
-        "command", nargs="*", metavar="COMMAND", help="after --: what the image runs instead of its Cmd"
+        "command", nargs="*", default=[], metavar="COMMAND", help="after --: what the image runs instead of its Cmd"
     )
     parser.add_argument("--oci", metavar="LAYOUT[:TAG]", help="run this image: a layout's folder, or an archive")
     parser.add_argument(
