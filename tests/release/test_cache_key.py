@@ -35,7 +35,7 @@ def append(path: Path, text: str) -> None:
 
 def change_everything_beside(checkout: Path) -> None:
     """Edits everywhere but in what the assets are made from."""
-    for name in ("README.md", "CHANGELOG.md", "kernel-build/README.md", "kernel-build/patches/aarch64/README.md"):
+    for name in ("README.md", "CHANGELOG.md", "kernel-build/README.md", "kernel-build/patches/README.md"):
         append(checkout / name, "\nA sentence more.\n")
     for name in ("supermachine_kernel/_write.py", "scripts/wheel.py", "tests/conftest.py", "tests/test_new.py"):
         append(checkout / name, "\n# a comment more\n")
@@ -54,8 +54,8 @@ def test_the_inputs_of_the_build(unlocked_checkout: Path) -> None:
     seen = {key}
     for name, text in {
         "config/aarch64.config": "# CONFIG_ANOTHER is not set\n",
-        "patches/aarch64/0001-a-patch.patch": "a patch\n",
-        "smpark/smpark.c": "/* more */\n",
+        "patches/9999-a-patch.patch": "a patch\n",
+        "smpark/park.c": "/* more */\n",
         "init-oci/init-oci.c": "/* more */\n",
         "agent/more.h": "/* more */\n",
         "scripts/recipe.sh": "# more\n",
@@ -102,7 +102,8 @@ def test_a_broken_lock_is_said_in_one_line(copy_of_checkout: Path) -> None:
 
 
 def test_a_tree_that_is_not_whole(unlocked_checkout: Path) -> None:
-    (unlocked_checkout / "kernel-build/smpark/smpark.c").unlink()
+    for source in (unlocked_checkout / "kernel-build/smpark").glob("*.c"):
+        source.unlink()
     done = run(unlocked_checkout)
     assert (done.returncode, done.stdout) == (1, "")
     assert "kernel-build/scripts/build.sh --print-digest: expected a digest, found build.sh: " in done.stderr

@@ -17,7 +17,7 @@ from lib4sbom.parser import SBOMParser  # type: ignore[import-untyped]
 from packageurl import PackageURL
 
 from scripts.asset_build.errors import BuildError
-from scripts.asset_build.wheel.sbom import format_sbom, sbom_of, serial_number
+from scripts.asset_build.wheel.sbom import format_sbom, record_in, sbom_of, serial_number
 from scripts.asset_build.wheel.sources import Source
 from scripts.asset_build.wheel.verifiers.kernel import embedded_config
 from scripts.asset_build.wheel.verify import VerifiedSet, verify_set
@@ -233,3 +233,29 @@ def test_text_that_is_not_printable_is_refused(verified: VerifiedSet, name: str,
         with pytest.raises(BuildError, match=f"{where}expected printable text for {name}, found ") as refused:
             sbom_of(one)
         assert str(refused.value).isprintable()
+
+
+RECORDS: dict[str, dict[str, Any]] = {
+    "as the build left it": {},
+    "with patches": {"patches": [{"name": "0001-a b.patch", "sha256": "1" * 64}, {"name": "2/ü", "sha256": "2" * 64}]},
+    "without patches": {"patches": None},
+    "of a folder": {"source": {"package": None, "version": "6.12.1", "sha256": None}},
+    "of another tarball": {"source": {"package": None, "version": "6.12.1", "sha256": "3" * 64}},
+    "of a package without version": {"source": {"package": "linux-source-6.12", "version": None, "sha256": None}},
+    "of a package called linux": {"source": {"package": "linux", "version": "1", "sha256": None}},
+    "with a toolchain of its own": {"toolchain": {"gcc": "gcc (Own) 15", "musl": "1.2.5+git"}},
+    "that says nothing": {"inputs_sha256": None, "config_sha256": None, "toolchain": {}, "source": {}},
+}
+
+
+@pytest.mark.parametrize("changes", RECORDS.values(), ids=RECORDS)
+def test_the_record_in_a_bill_of_materials_gives_that_very_document(
+    changes: dict[str, Any], verified: VerifiedSet
+) -> None:
+    """So the audit of a custom wheel compares every byte, though only the wheel tells how its assets were built."""
+    sbom = sbom_of(with_record(verified, **changes))
+    assert sbom_of(dataclasses.replace(verified, build=record_in(sbom))) == sbom
+
+
+def test_a_bill_of_materials_without_a_record_has_none_in_it(verified: VerifiedSet) -> None:
+    assert record_in(sbom_of(unrecorded(verified))) is None
