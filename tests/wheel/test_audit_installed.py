@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from scripts.asset_build.audit.chain import audit
-from scripts.asset_build.audit.installed import _SCRIPTS
+from scripts.asset_build.audit.installed import _SCRIPTS, _SHEBANG
 from scripts.asset_build.guest_sets import wheel_row
 from scripts.asset_build.lock import LOCK_NAME
 from scripts.asset_build.paths import PROJECT
@@ -82,6 +82,17 @@ def linked_folder(site: Path) -> None:
 def record_line(site: Path, info: str, line: str) -> None:
     with (site / info / "RECORD").open("a") as file:
         file.write(line)
+
+
+def change_first_line(site: Path, line: bytes) -> None:
+    (site / "bin/supermachine-kernel").write_bytes(line + _SCRIPTS[0])
+
+
+def hidden_command(site: Path, info: str, row: str) -> None:
+    """Another command, in the place where pip puts it, and a RECORD that leads away from it."""
+    append(site / "bin/supermachine-kernel", b"import evil\n")
+    lines = (site / info / "RECORD").read_text().splitlines(keepends=True)
+    (site / info / "RECORD").write_text("".join(line for line in lines if "/bin/" not in line) + row)
 
 
 UNCHECKED = py_compile.PycInvalidationMode.UNCHECKED_HASH
@@ -174,6 +185,35 @@ TAMPERED: dict[str, tuple[Callable[[Path, str], Any], str]] = {
         ),
         "expected the command's script as pip or uv writes it",
     ),
+    "an interpreter line with a command of its own": (
+        lambda site, info: change_first_line(site, b'#!/usr/bin/env -S sh -c "evil"\n'),
+        "expected the command's script as pip or uv writes it",
+    ),
+    "an interpreter line with an argument": (
+        lambda site, info: change_first_line(site, b"#!/usr/bin/python3 -mevil\n"),
+        "expected the command's script as pip or uv writes it",
+    ),
+    "an interpreter that is no Python": (
+        lambda site, info: change_first_line(site, b"#!/bin/sh\n"),
+        "expected the command's script as pip or uv writes it",
+    ),
+    "a shell's line with an argument": (
+        lambda site, info: change_first_line(site, b"#!/bin/sh\n'''exec' /bin/python3 -m evil \"$0\" \"$@\"\n' '''\n"),
+        "expected the command's script as pip or uv writes it",
+    ),
+    "another command that RECORD does not name": (
+        lambda site, info: hidden_command(site, info, ""),
+        "RECORD: expected the command bin/supermachine-kernel, found none",
+    ),
+    "another command than RECORD names": (
+        lambda site, info: hidden_command(site, info, "nowhere/bin/supermachine-kernel,,\n"),
+        "expected the command's script as pip or uv writes it",
+    ),
+    "a file outside that RECORD calls byte code": (
+        lambda site, info: record_line(site, info, "supermachine_kernel/../evil/__pycache__/x.pyc,,\n"),
+        "RECORD: expected only what is in the wheel, found supermachine_kernel/../evil",
+    ),
+    "a world-writable site": (lambda site, info: site.chmod(0o777), "site: expected a mode that gives nobody else"),
     "a linked command": (
         lambda site, info: replace_by_link(site / "bin/supermachine-kernel", site.parent / "elsewhere"),
         "expected the command's script, found a link",
@@ -194,6 +234,27 @@ def test_an_installation_that_was_tampered_with(
     tamper(site, f"supermachine_kernel-{wheel.name.split('-')[1]}.dist-info")
     found = broken_link(wheel, LOCK, installed=site)
     assert re.search(f"installed: .*{message}", found), found
+
+
+def test_a_file_of_another_user_is_refused(wheel: Path, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root sees it, whose installation has a file that somebody else owns, and so may change after the audit."""
+    real = Path.lstat
+
+    def lstat(path: Path) -> os.stat_result:
+        found = real(path)
+        return found if path != site / ASSETS else os.stat_result((*found[:4], 4711, *found[5:]))
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    found = broken_link(wheel, LOCK, installed=site)
+    assert f"_assets.py: expected the owner of {site}, found user id 4711" in found
+
+
+def test_the_first_lines_that_pip_and_uv_write_are_known() -> None:
+    """Frameworks of macOS have a capital; a path that is long or has a space is started by sh."""
+    lines = ["#!/usr/bin/python3.13", "#!/Library/Frameworks/Python.framework/Versions/3.13/bin/Python", "#!/opt/pypy3"]
+    lines.append("#!/bin/sh\n'''exec' \"/a home/v/bin/python\" \"$0\" \"$@\"\n' '''")
+    lines.append("#!/bin/sh\n'''exec' /a" + "/long" * 50 + "/bin/python \"$0\" \"$@\"\n' '''")
+    assert [line for line in lines if not _SHEBANG.fullmatch(f"{line}\n".encode())] == []
 
 
 def test_a_pth_file_of_another_package_is_its_own(wheel: Path, site: Path) -> None:

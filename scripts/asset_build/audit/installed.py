@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
 import re
 import stat
 import subprocess
@@ -25,10 +26,16 @@ _ADDED = {"INSTALLER", "REQUESTED", "RECORD", "direct_url.json", "uv_cache.json"
 _OWN_PTH = {"_virtualenv.pth": b"import _virtualenv"}
 """What environments have that no installed package recorded: virtualenv's and uv's."""
 _BYTE_CODE = re.compile(r"(?P<stem>.+)\.(?P<tag>[a-z]+-\d+)(\.opt-(?P<level>[12]))?\.pyc")
+_COMMAND = "../../../bin/supermachine-kernel"
 _REINSTALL = "install the wheel into a new environment"
 
-# The first line names the interpreter; where that is too long or has a space, sh starts it (distlib, pip and uv).
-_SHEBANG = re.compile(rb"#!/bin/sh\n'''exec' (\"?)[^\"'`$;&|<>\\\n]+\1 \"\$0\" \"\$@\"\n' '''\n|#![^\n]+\n")
+# The first line names a Python, without any argument; where its path is too long or has a space, sh starts it (distlib,
+# pip and uv).
+_PYTHON = rb"/(?:[^\"'`$;&|<>\\\s]*/)?[\w.-]*(?i:py)[\w.-]*"
+_SHEBANG = re.compile(
+    rb"#!%b\n|#!/bin/sh\n'''exec' (?:%b|\"%b\") \"\$0\" \"\$@\"\n' '''\n"
+    % (_PYTHON, _PYTHON, _PYTHON.replace(rb"\s", rb"\n"))
+)
 _SCRIPT = "from supermachine_kernel.__main__ import main\n"
 _SCRIPTS = tuple(
     text.encode()
@@ -72,6 +79,7 @@ def verify_installed(wheel: Wheel, folder: Path) -> Path:
     Byte code is compared with its source as this Python compiles it, in a process of its own: what it says is read
     there, and not run.
     """
+    _verify_rights(folder, folder.stat(), folder)
     for path in (folder / PACKAGE, folder / wheel.dist_info):
         _verify_tree(wheel, folder, path)
     for name, member in wheel.members.items():
@@ -93,9 +101,7 @@ def _verify_tree(wheel: Wheel, folder: Path, top: Path) -> None:
             raise _error(path, "an installed folder", "none")
         if stat.S_ISLNK(found.st_mode):
             raise _error(path, "a file or folder of its own", "a link")
-        if found.st_mode & (stat.S_ISUID | stat.S_ISGID if stat.S_ISREG(found.st_mode) else 0) or found.st_mode & 0o002:
-            expected = "a mode that gives nobody else a right to change it, and no set-id bit"
-            raise _error(path, expected, f"mode {stat.S_IMODE(found.st_mode):o}")
+        _verify_rights(path, found, folder)
         name = path.relative_to(folder).as_posix()
         if (path.name == "__pycache__" and path.parent in folders) or path in folders:
             known = stat.S_ISDIR(found.st_mode)
@@ -105,6 +111,16 @@ def _verify_tree(wheel: Wheel, folder: Path, top: Path) -> None:
             known = stat.S_ISREG(found.st_mode) and name in wheel.members.keys() | added
         if not known:
             raise _error(path, "only what is in the wheel", "something else: remove it")
+
+
+def _verify_rights(path: Path, found: os.stat_result, folder: Path) -> None:
+    """Nobody but root, this user and the owner of the whole installation may change what is there."""
+    mode = found.st_mode
+    if mode & (stat.S_ISUID | stat.S_ISGID if stat.S_ISREG(mode) else 0) or mode & 0o002:
+        expected = "a mode that gives nobody else a right to change it, and no set-id bit"
+        raise _error(path, expected, f"mode {stat.S_IMODE(mode):o}")
+    if os.name == "posix" and found.st_uid not in (0, os.geteuid(), folder.stat().st_uid):
+        raise _error(path, f"the owner of {folder}", f"user id {found.st_uid}, who can change it")
 
 
 def _below(top: Path) -> Iterator[Path]:
@@ -176,15 +192,19 @@ def _verify_record(wheel: Wheel, folder: Path, record: Path) -> None:
         if not name.endswith("/RECORD") and recorded.get(name) != record_fields(content):
             raise _error(record, f"{name} with {record_fields(content)}", str(recorded.get(name)))
     added = {f"{wheel.dist_info}/{name}" for name in _ADDED}
-    for name in recorded.keys() - wheel.members.keys() - added:
-        if name.endswith("/bin/supermachine-kernel"):
-            for script in {folder / name, folder / "bin" / "supermachine-kernel"}:  # pip --target moves it there
-                _verify_script(script)
-        elif not (name.startswith(f"{PACKAGE}/") and "/__pycache__/" in name):
+    others = recorded.keys() - wheel.members.keys() - added
+    commands = {name for name in others if name.endswith("/bin/supermachine-kernel")}
+    if not commands:
+        raise _error(record, "the command bin/supermachine-kernel", "none")
+    for name in others - commands:
+        if not name.startswith(f"{PACKAGE}/") or "/__pycache__/" not in name or ".." in name.split("/"):
             raise _error(record, "only what is in the wheel", name)
+    # An environment has it three folders up, and pip --target inside, whatever the record says.
+    for script in sorted({folder / name for name in {*commands, "bin/supermachine-kernel", _COMMAND}}):
+        _verify_script(script, folder)
 
 
-def _verify_script(path: Path) -> None:
+def _verify_script(path: Path, folder: Path) -> None:
     if not path.exists() and not path.is_symlink():
         return
     if path.is_symlink() or not path.is_file():
@@ -193,10 +213,7 @@ def _verify_script(path: Path) -> None:
     shebang = _SHEBANG.match(content)
     if shebang is None or content[shebang.end() :] not in _SCRIPTS:
         raise _error(path, "the command's script as pip or uv writes it", "another")
-    if path.stat().st_mode & (stat.S_ISUID | stat.S_ISGID | 0o002):
-        raise _error(
-            path, "a mode that gives nobody else a right to change it", f"mode {path.stat().st_mode & 0o7777:o}"
-        )
+    _verify_rights(path, path.stat(), folder)
 
 
 def _error(path: Path, expected: str, found: str, cure: str = _REINSTALL) -> AuditError:
