@@ -113,6 +113,9 @@ def _lockstep() -> Finding:
         version = metadata.version("supermachine")
     except metadata.PackageNotFoundError:
         return Finding(subject, OK, "no distribution supermachine beside this one: nothing to be in step with")
+    except UnicodeDecodeError:
+        found = f"a distribution supermachine whose metadata is damaged, {mine}"
+        return Finding(subject, BAD, found, "install supermachine again (pip install --force-reinstall supermachine)")
     release = release_of(version or "")  # metadata may be without one
     if release is None:
         return Finding(subject, BAD, f"supermachine {version}, {mine}", "install a released version of supermachine")

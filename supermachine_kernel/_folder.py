@@ -221,7 +221,14 @@ def cure_of(error: OSError) -> str:
         return "take a shorter name"
     if error.errno == errno.ELOOP:
         return "mend the symbolic links on the way there, which lead in a circle"
-    return "name a place that you may write to"
+    return cure_of_limit(error) or "name a place that you may write to"
+
+
+def cure_of_limit(error: OSError) -> str:
+    """What to do about an error that the process's own limits make (getrlimit(2)); "" for any other."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "close files that are not needed, or raise the limit of open files (ulimit -n)"
+    return "raise the limit of a file's size (ulimit -f)" if error.errno == errno.EFBIG else ""
 
 
 def kind_of(mode: int) -> str:

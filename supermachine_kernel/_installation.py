@@ -114,13 +114,20 @@ def _installed() -> str:
         from importlib import metadata
 
         for found in metadata.distributions(name="supermachine-kernel"):
-            if _same(str(found.locate_file("supermachine_kernel")), DIRECTORY) and found.read_text("WHEEL"):
+            if _same(str(found.locate_file("supermachine_kernel")), DIRECTORY) and _has_wheel_file(found):
                 return "wheel"
             # A strict editable install of setuptools is a folder of links inside the project's build folder.
             project = _editable_project(found)
             if project and _within(project):
                 return "editable"
     return "checkout" if os.path.isfile(os.path.join(parent, "setup.cfg")) else "copy"
+
+
+def _has_wheel_file(found: "Distribution") -> bool:
+    try:
+        return bool(found.read_text("WHEEL"))
+    except UnicodeDecodeError:  # damaged, and there
+        return True
 
 
 def _editable_project(found: "Distribution") -> "Optional[str]":

@@ -6,7 +6,7 @@ import stat
 
 from . import _package
 from ._errors import AssetError, AssetMissingError
-from ._folder import Folder, kind_of
+from ._folder import Folder, cure_of_limit, kind_of
 from ._installation import how_to_reinstall
 
 try:
@@ -46,6 +46,8 @@ class AssetReader:
             else:
                 self._archive, self._file, found = _open_member(holder, path)
                 mode = stat.S_IFREG
+        except MemoryError:  # of this process, and nothing of the file
+            raise
         except Exception as error:
             raise self._unreadable(error) from error
         if not stat.S_ISREG(mode):
@@ -80,6 +82,8 @@ class AssetReader:
         """Up to `size` bytes from where the last call ended; none at the end. Raises AssetError."""
         try:
             return self._file.read(size)
+        except MemoryError:
+            raise
         except Exception as error:
             raise self._unreadable(error) from error
 
@@ -126,7 +130,8 @@ class AssetReader:
             number = error.errno if isinstance(error, OSError) else None
             return AssetMissingError(self.path, expected, "nothing", how_to_reinstall(), errno=number)
         if isinstance(error, OSError) and error.strerror:
-            return AssetError(self.path, expected, f"one that cannot be read ({error.strerror})", how_to_reinstall())
+            cure = cure_of_limit(error) or how_to_reinstall()
+            return AssetError(self.path, expected, f"one that cannot be read ({error.strerror})", cure)
         return AssetError(self.path, expected, f"a damaged archive ({error})", how_to_reinstall())
 
 

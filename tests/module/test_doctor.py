@@ -149,6 +149,18 @@ def test_an_installed_library_of_another_version(
     assert exit_status == (status == "bad")
 
 
+def test_metadata_that_is_no_text_is_a_finding_and_no_traceback(module_copy: Path) -> None:
+    """The library's, and this package's own, whose kind of installation every cure depends on."""
+    folder = module_copy / "supermachine-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_bytes(b"Name: supermachine\nVersion: \xff\n")
+    next(module_copy.glob("supermachine_kernel-*.dist-info/WHEEL")).write_bytes(b"\xff")
+    status, found = doctor(module_copy)
+    assert (status, found["library"]["status"]) == (1, "bad")
+    assert "a distribution supermachine whose metadata is damaged" in found["library"]["found"]
+    assert "an installed wheel" in found["installation"]["found"]
+
+
 class TestPlace:
     def test_a_complete_set_is_said_and_a_missing_file_too(self, tmp_path: Path) -> None:
         place = tmp_path / "supermachine" / f"v{supermachine_kernel.__version__}"
