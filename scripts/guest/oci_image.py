@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 import tarfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from scripts.asset_build.audit.errors import printable
 from scripts.asset_build.errors import BuildError
 
 PLATFORM = ("linux", "arm64")
@@ -28,6 +32,9 @@ _HEX = frozenset("0123456789abcdef")
 
 class ImageError(BuildError):
     """An image cannot be read, or is not for this guest."""
+
+    def __init__(self, subject: str, expected: str = "", found: str = "", cure: str = "") -> None:
+        super().__init__(*map(printable, (subject, expected, found, cure)))
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,8 @@ class Store(Protocol):
 def read_image(reference: str) -> Image:
     """Read the image that `reference`, "PATH" or "PATH:TAG", names. It is a context. Raises ImageError."""
     path, tag = _split(reference)
+    if not reference:  # it would be the current folder
+        raise ImageError("''", "the path of an image", "an empty one", "is a variable unset?")
     store = _open_store(path)
     try:
         return _read(store, tag)
@@ -112,7 +121,8 @@ def _split(reference: str) -> tuple[Path, str | None]:
 def _open_store(path: Path) -> Store:
     try:
         return _Folder(path) if path.is_dir() else _Archive(path)
-    except (OSError, tarfile.TarError) as error:
+    # tarfile has ValueError and OverflowError for numbers in a header that are none, and zlib an error of its own.
+    except (OSError, tarfile.TarError, ValueError, OverflowError, EOFError, zlib.error) as error:
         found = error.strerror if isinstance(error, OSError) and error.strerror else "no tar archive"
         raise ImageError(
             str(path), "a layout folder or an archive", found, "name the image's folder or file"
@@ -125,10 +135,18 @@ class _Folder:
         self._path = path
 
     def open(self, name: str) -> IO[bytes]:
+        path = self._path / name
+        if path == Path(name) or ".." in path.relative_to(self._path).parts:
+            raise _no_file(self.where, name, "one outside of it")
         try:
-            return (self._path / name).open("rb")
-        except OSError as error:
-            raise _no_file(self.where, name, error.strerror or str(error)) from error
+            # A pipe in the place of a file would have us wait for its other end, and a device may have none.
+            file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return file
+            file.close()
+        except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+            raise _no_file(self.where, name, getattr(error, "strerror", None) or str(error)) from error
+        raise _no_file(self.where, name, "a device, socket or pipe")
 
     def has(self, name: str) -> bool:
         return (self._path / name).is_file()
@@ -146,7 +164,7 @@ class _Archive:
     def open(self, name: str) -> IO[bytes]:
         try:
             file = self._tar.extractfile(self._members[name])
-        except (KeyError, OSError, tarfile.TarError) as error:
+        except (KeyError, OSError, tarfile.TarError, RecursionError) as error:  # a circle of links in the archive
             raise _no_file(self.where, name, "nothing") from error
         if file is None:
             raise _no_file(self.where, name, "no file")
@@ -181,7 +199,7 @@ def _read_layout(store: Store, tag: str | None) -> Image:
 def _chosen(store: Store, index: Mapping[str, Any], tag: str | None) -> Mapping[str, Any]:
     """The image with the tag, or the only one."""
     images = [each for each in _field(store, index, "manifests", list) if isinstance(each, dict)]
-    names = [(each.get("annotations") or {}).get("org.opencontainers.image.ref.name") for each in images]
+    names = [_object(each.get("annotations")).get("org.opencontainers.image.ref.name") for each in images]
     wanted = images if tag is None else [each for each, name in zip(images, names) if name == tag]
     if len(wanted) == 1:
         return dict(wanted[0])
@@ -192,7 +210,7 @@ def _chosen(store: Store, index: Mapping[str, Any], tag: str | None) -> Mapping[
 
 def _for_platform(store: Store, index: Mapping[str, Any]) -> Mapping[str, Any]:
     images = [each for each in _field(store, index, "manifests", list) if isinstance(each, dict)]
-    platforms = [each.get("platform") or {} for each in images]
+    platforms = [_object(each.get("platform")) for each in images]
     for each, platform in zip(images, platforms):
         if (platform.get("os"), platform.get("architecture")) == PLATFORM:
             return dict(each)
@@ -218,11 +236,9 @@ def _blob_name(store: Store, descriptor: Any) -> str:
 
 def _read_docker_archive(store: Store, tag: str | None) -> Image:
     entries = [each for each in _listed(store, "manifest.json") if isinstance(each, dict)]
-    wanted = [
-        each for each in entries if tag is None or any(str(t).endswith(f":{tag}") for t in each.get("RepoTags") or [])
-    ]
+    wanted = [each for each in entries if tag is None or any(str(t).endswith(f":{tag}") for t in _tags(each))]
     if len(wanted) != 1:
-        tags = ", ".join(str(tag) for each in entries for tag in each.get("RepoTags") or []) or "no tags"
+        tags = ", ".join(str(tag) for each in entries for tag in _tags(each)) or "no tags"
         expected = "one image" if tag is None else f"the tag {tag}"
         raise ImageError(store.where, expected, f"{len(entries)} images: {tags}", "name one as ARCHIVE:TAG")
     config = _document(store, str(_field(store, wanted[0], "Config", str)))
@@ -279,6 +295,16 @@ def _json(store: Store, name: str, digest: str | None) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ImageError(where, "JSON", " ".join(str(error).split()), cure) from error
+
+
+def _tags(entry: Mapping[str, Any]) -> list[Any]:
+    found = entry.get("RepoTags")
+    return found if isinstance(found, list) else []
+
+
+def _object(found: Any) -> dict[str, Any]:
+    """A part that may be left out; what is no object says as little."""
+    return found if isinstance(found, dict) else {}
 
 
 def _field(store: Store, document: Mapping[str, Any], name: str, kind: type) -> Any:

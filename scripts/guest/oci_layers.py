@@ -137,7 +137,7 @@ def _translate(where: str, layer: IO[bytes], target: IO[bytes], folders: dict[st
                     if name in opaque:
                         entry.pax_headers = {**entry.pax_headers, _OPAQUE_ATTRIBUTE: "y"}
                     translated.addfile(entry, source.extractfile(member) if entry.isreg() else None)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:  # numbers in a header that are none
         raise ImageError(where, "a tar archive", f"damage: {error}", "make the image again") from error
     folders.update({name: member for name, member in members.items() if member.isdir()})
 

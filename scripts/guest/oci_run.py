@@ -101,15 +101,28 @@ def configuration(config: Mapping[str, Any], run: Run) -> list[tuple[str, str]]:
 
     Raises ImageError where the image has nothing to run.
     """
-    arguments = [*(config.get("Entrypoint") or []), *(run.command or config.get("Cmd") or [])]
+    arguments = [*_texts(config, "Entrypoint"), *(run.command or _texts(config, "Cmd"))]
     if not arguments:
         raise ImageError("the image", "an Entrypoint or a Cmd", "neither", "name a command after --")
-    settings = [("arg", str(argument)) for argument in arguments]
-    settings += [("env", str(variable)) for variable in config.get("Env") or [] if "=" in str(variable)]
+    settings = [("arg", argument) for argument in arguments]
+    settings += [("env", variable) for variable in _texts(config, "Env") if "=" in variable]
     for key, name in (("cwd", "WorkingDir"), ("user", "User")):
         if config.get(name):
-            settings.append((key, str(config[name])))
+            settings += [(key, text) for text in _texts({name: [config[name]]}, name)]
     return [*settings, ("stdout_prefix", OUTPUT), ("stderr_prefix", ERRORS)]
+
+
+def _texts(config: Mapping[str, Any], name: str) -> list[str]:
+    """A list of texts that a process can be given, or none. Raises ImageError."""
+    found = config.get(name) or []
+    if not isinstance(found, list) or not all(isinstance(each, str) and _can_be_passed(each) for each in found):
+        raise ImageError(f"the image: {name}", "texts", ascii(found)[:100], "make the image again")
+    return found
+
+
+def _can_be_passed(text: str) -> bool:
+    """Whether execve(2) takes the text: without a NUL, and of characters."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _disk_settings(layers: Sequence[Path], volumes: Sequence[Volume]) -> list[tuple[str, str]]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 
 from scripts.guest.oci_image import ImageError, read_image
 from scripts.guest.oci_layers import write_layers
-from scripts.guest.oci_run import Run, configuration
+from scripts.guest.oci_run import Run, _format, configuration
 from scripts.machine.packages import install_commands
 from tests.support import disk
 from tests.support.oci_layout import TAG, entry, layer, write
@@ -198,11 +200,117 @@ def test_no_index_is_a_traceback(tmp_path_factory: pytest.TempPathFactory, conte
         read_image(str(folder))
 
 
+def _write_as(layout: Path, change: Callable[[str, Any], Any]) -> None:
+    """Have each document of a layout, from the config up, be what `change` makes of it, with digests that fit."""
+    blobs = layout / "blobs/sha256"
+    index = json.loads((layout / "index.json").read_text())
+    manifest = json.loads((blobs / index["manifests"][0]["digest"].partition(":")[2]).read_text())
+    config = json.loads((blobs / manifest["config"]["digest"].partition(":")[2]).read_text())
+
+    def blob(document: Any) -> dict[str, Any]:
+        content = json.dumps(document).encode()
+        digest = hashlib.sha256(content).hexdigest()
+        (blobs / digest).write_bytes(content)
+        return {"digest": f"sha256:{digest}", "size": len(content)}
+
+    platform = {"os": "linux", "architecture": "arm64"}
+    manifest["config"] = blob(change("config", config))
+    inner = {"manifests": [{**blob(change("manifest", manifest)), "platform": platform}]}
+    annotations = {"org.opencontainers.image.ref.name": TAG}
+    kind = "application/vnd.oci.image.index.v1+json"
+    outer = {"manifests": [{**blob(change("inner", inner)), "mediaType": kind, "annotations": annotations}]}
+    (layout / "index.json").write_text(json.dumps(change("outer", outer)))
+
+
+def _paths(document: Any, *, to: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield to
+    pairs = document.items() if isinstance(document, dict) else enumerate(document) if type(document) is list else ()
+    for key, inner in pairs:
+        yield from _paths(inner, to=(*to, key))
+
+
+def _changed(document: Any, path: tuple[Any, ...], value: Any) -> Any:
+    if not path:
+        return value
+    copied = list(document) if isinstance(document, list) else dict(document)
+    copied[path[0]] = _changed(document[path[0]], path[1:], value)
+    return copied
+
+
+def _change_in(name: str, path: tuple[Any, ...], value: Any) -> Callable[[str, Any], Any]:
+    return lambda each, found: _changed(found, path, value) if each == name else found
+
+
+@pytest.mark.parametrize("value", [1, "\x1b[2J", [1], {"a": 1}, "\ud800", "a\0b", [["a"]], None], ids=ascii)
+def test_a_document_with_anything_in_any_place_is_read_or_refused_in_one_line(value: Any, tmp_path: Path) -> None:
+    process = {"Entrypoint": ["/a"], "Cmd": ["b"], "Env": ["A=b"], "WorkingDir": "/", "User": "0"}
+    layout = write(tmp_path / "layout", [layer(entry("a"))], process)
+    documents: dict[str, Any] = {}
+    _write_as(layout, lambda name, document: documents.setdefault(name, document))
+    refused = 0
+    for name, path in [(name, path) for name, document in documents.items() for path in _paths(document)]:
+        write(layout, [layer(entry("a"))], process)
+        _write_as(layout, _change_in(name, path, value))
+        try:
+            with read_image(f"{layout}:{TAG}") as image:
+                _format(configuration(image.config, Run())).encode()
+        except ImageError as error:
+            refused += 1
+            assert str(error).isprintable(), error
+    assert refused > 10
+
+
+def _link_to_a_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, _link_to_a_device], ids=["pipe", "device"])
+def test_a_pipe_or_a_device_in_the_place_of_a_layer_is_refused_at_once(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    image = read_image(str(write(tmp_path / "layout", [LOWER], {})))
+    blob = tmp_path / "layout" / image.layers[0].name
+    blob.unlink()
+    make(blob)
+    with pytest.raises(ImageError, match="expected a file of the image, found a device, socket or pipe"):
+        write_layers(image, tmp_path, lambda line: None)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname"])
+def test_a_docker_image_in_a_folder_has_no_file_outside_of_it(name: str, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("{}")
+    folder = tmp_path / "image"
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps([{"Config": name, "Layers": ["a"], "RepoTags": 5}]))
+    with pytest.raises(ImageError, match="expected a file of the image, found one outside of it"):
+        read_image(str(folder))
+
+
+def test_links_in_an_archive_that_lead_in_a_circle_are_refused(tmp_path: Path) -> None:
+    circle = layer(
+        entry("manifest.json", SYMBOLIC, linkname="other"), entry("other", SYMBOLIC, linkname="manifest.json")
+    )
+    (tmp_path / "image.tar").write_bytes(circle)
+    with pytest.raises(ImageError, match="expected a file of the image, found nothing"):
+        read_image(str(tmp_path / "image.tar"))
+
+
+@pytest.mark.parametrize(
+    "header", [{"mtime": "nan"}, {"mtime": "inf"}, {"GNU.sparse.map": "a", "GNU.sparse.size": "1"}]
+)
+def test_a_layer_with_numbers_that_are_none_is_one_line(header: dict[str, str], tmp_path: Path) -> None:
+    image = read_image(str(write(tmp_path / "layout", [layer(entry("a", pax_headers=header))], {})))
+    with contextlib.suppress(ImageError):
+        write_layers(image, tmp_path, lambda line: None)
+
+
 def test_a_folder_that_is_no_layout_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"expected an OCI layout or a docker archive, found neither index\.json nor"):
         read_image(str(tmp_path))
     with pytest.raises(ImageError, match="expected a layout folder or an archive, found No such file"):
         read_image(str(tmp_path / "none"))
+    with pytest.raises(ImageError, match="expected the path of an image, found an empty one"):
+        read_image("")
 
 
 def test_a_command_takes_the_place_of_cmd_and_not_of_the_entrypoint() -> None:
