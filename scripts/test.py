@@ -31,7 +31,7 @@ from scripts.machine.program import log, run_program
 from supermachine_kernel._assets import SET
 
 QUICK = ("-m", "not slow")
-SUPPORTED = ("3.9", "3.10", "3.11", "3.12", "3.13")
+SUPPORTED = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
 
 EPILOG = """\
 steps: ruff, mypy, the assets from source (cached), the wheel, pytest, and the tests of the installed module

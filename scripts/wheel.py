@@ -10,16 +10,15 @@ if not __package__:
 
 import argparse
 import ast
-import contextlib
 import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from scripts.asset_build import frontend
+from scripts.asset_build.atomic_write import write_atomically
 from scripts.asset_build.audit.chain import audit
 from scripts.asset_build.audit.errors import AuditError
 from scripts.asset_build.audit.reader import PACKAGE, TAG, read_wheel
@@ -79,28 +78,21 @@ def build_wheel(out: Path) -> dict[str, Any]:
     """
     python = environments.ensure("build")
     out = out.absolute()
-    with _folder_in(out) as folder:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()  # it can be written to, which is told before the build and not after it
+    except OSError as error:
+        raise _not_writable(out, error) from error
+    with tempfile.TemporaryDirectory(prefix="supermachine-kernel-wheel-") as folder:
         log("building the wheel")
-        built = frontend.build_wheel(python, PROJECT, folder, os.environ)
+        built = frontend.build_wheel(python, PROJECT, Path(folder), os.environ)
         report = _check(python, built)
         final = out / built.name
         try:
-            built.replace(final)
+            write_atomically(final, built.read_bytes())
         except OSError as error:
             raise _not_writable(final, error) from error
     return {"wheel": str(final), **report}
-
-
-@contextlib.contextmanager
-def _folder_in(out: Path) -> Iterator[Path]:
-    """A new folder in `out`, so that the finished wheel is renamed and not copied."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=".wheel-", dir=out)
-    except OSError as error:
-        raise _not_writable(out, error) from error
-    with folder as name:
-        yield Path(name)
 
 
 def _not_writable(path: Path, error: OSError) -> WheelError:

@@ -144,3 +144,17 @@ def test_programs_run_with_the_options_that_isolate_them(tmp_path: Path) -> None
         command = [sys.executable, "-I", str(SCRIPTS / program), "--help"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="a small tmpfs in a mount namespace is of Linux")
+def test_a_full_disk_under_out_is_told_of_the_folder(built_set: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    code = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)"
+    command = [sys.executable, SCRIPTS / "wheel.py", "--out", small / "out"]
+    done = disk.python_on_tmpfs(small, code, *command, size="1m")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("wheel.py: ") and "No space left on device" in last and str(small) in last

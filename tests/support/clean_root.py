@@ -19,10 +19,10 @@ PACKAGES = ("python3", "python3-pip")
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def unpack(root: Path, *packages: str) -> Path:
-    """Make `root`, a fresh clean root in which apt has installed those packages too."""
+def unpack(root: Path, *packages: str, suite: str = SUITE) -> Path:
+    """Make `root`, a fresh clean root of a suite of Debian in which apt has installed those packages too."""
     disk.need_root("only root may change the root folder")
-    archive = _archive((*PACKAGES, *sorted(packages)))
+    archive = _archive((*PACKAGES, *sorted(packages)), suite)
     root.mkdir()
     subprocess.run(["tar", "-xpf", archive, "-C", root], check=True)
     return root
@@ -30,7 +30,8 @@ def unpack(root: Path, *packages: str) -> Path:
 
 def run_in(root: Path, *command: str, **environment: str) -> str:
     """Run a command in `root`, with /proc and /dev that only it sees; what it printed."""
-    mounts = 'cd "$0"; mount -t proc proc proc; mount --rbind /dev dev; exec chroot . "$@"'
+    # The root is a mount point, so that what runs in it can have mounts of its own as well.
+    mounts = 'mount --rbind "$0" "$0"; cd "$0"; mount -t proc proc proc; mount --rbind /dev dev; exec chroot . "$@"'
     isolated = ["unshare", "--mount", "sh", "-ec", mounts, str(root), *command]
     return run(isolated, {"PATH": PATH, "HOME": "/root", **environment}, root)
 
@@ -44,10 +45,10 @@ def wheelhouse(requirement: str, *, sdist: bool = False) -> Path:
     return _once("wheels", inputs, lambda folder: _download(requirement, folder / "wheels", sdist=sdist))
 
 
-def _archive(packages: tuple[str, ...]) -> Path:
+def _archive(packages: tuple[str, ...], suite: str) -> Path:
     """The root as a tar."""
     options = ["--variant=minbase", f"--include={','.join(packages)}"]
-    return _once("root.tar", [SUITE, *options], lambda folder: _bootstrap(options, folder / "root.tar"))
+    return _once("root.tar", [suite, *options], lambda folder: _bootstrap(options, suite, folder / "root.tar"))
 
 
 def _once(name: str, inputs: list[str], make: Callable[[Path], None]) -> Path:
@@ -75,10 +76,10 @@ def _download(requirement: str, folder: Path, *, sdist: bool) -> None:
         assert done.returncode == 0, f"pip download ended with {done.returncode}:\n{done.stdout}{done.stderr}"
 
 
-def _bootstrap(options: list[str], archive: Path) -> None:
+def _bootstrap(options: list[str], suite: str, archive: Path) -> None:
     root = archive.with_name("root")
     # In a namespace of its own, where debootstrap's mounts end with it.
-    bootstrap = ["unshare", "--mount", disk.tool("debootstrap", "debootstrap"), *options, SUITE, str(root)]
+    bootstrap = ["unshare", "--mount", disk.tool("debootstrap", "debootstrap"), *options, suite, str(root)]
     done = subprocess.run([*bootstrap, *_mirror()], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"debootstrap ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr}"
     left_out = ["--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./var/cache/apt/*"]
