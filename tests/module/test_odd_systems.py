@@ -55,7 +55,7 @@ from supermachine_kernel._doctor import examine
 seen = set()
 for turn in range(12):
     for use in (k.verify, k.KERNEL.read_bytes, lambda: k.ensure_assets(sys.argv[1], check="content"),
-                lambda: k.KERNEL.extract_to(sys.argv[1] + "/kernel"), lambda: list(examine())):
+                lambda: k.KERNEL.extract_to(sys.argv[1] + "/kernel", parents=True), lambda: list(examine())):
         try:
             use()
         except k.AssetError as error:
