@@ -14,13 +14,13 @@ import pytest
 FLOORS = (
     "scripts",  # the programs
     "scripts.benchmarks",
+    "scripts.guest",
     "scripts.machine",
     "scripts.asset_build.commands",
     "scripts.asset_build.audit",
     "scripts.asset_build.release",
     "scripts.asset_build.wheel",
     "scripts.asset_build.fetch",
-    "scripts.guest",
     "scripts.asset_build",  # the ground of the build: the files that lie in the folder itself
     "supermachine_kernel",
 )
