@@ -17,7 +17,16 @@ void smpark_page_announce(void);
 /* rest.c: until the sequence of this CPU's park is over; interrupts are off, and are served in between */
 void smpark_rest(unsigned int cpu, u32 sequence);
 
+/* drain.c: what is queued on a CPU is done before it is parked */
+void smpark_drain_start(unsigned int cpu);
+bool smpark_drained(unsigned int cpu, u32 seq);
+void smpark_drain_end(unsigned int cpu);
+void smpark_drains_init(void);
+void smpark_drains_exit(void);
+
 /* park.c */
+u32 smpark_wanted(unsigned int cpu);	/* the sequence of the PARK that wants this CPU, or 0 */
+void smpark_wake(unsigned int cpu);
 int smpark_park(struct file *file);
 int smpark_unpark(void);
 struct file *smpark_owned_by(void);

@@ -50,7 +50,7 @@ static struct task_struct *smpark_caller;
 static int smpark_caller_cpu;
 static cpumask_t smpark_caller_mask;
 
-static u32 smpark_wanted(unsigned int cpu)
+u32 smpark_wanted(unsigned int cpu)
 {
 	u32 seq = smp_load_acquire(&smpark_page->sequence);
 
@@ -63,7 +63,7 @@ static int smpark_should_run(unsigned int cpu)
 {
 	u32 seq = smpark_wanted(cpu);
 
-	return seq && seq != READ_ONCE(smpark_page->arrived[cpu]);
+	return seq && seq != READ_ONCE(smpark_page->arrived[cpu]) && smpark_drained(cpu, seq);
 }
 
 static void smpark_thread(unsigned int cpu)
@@ -76,7 +76,7 @@ static void smpark_thread(unsigned int cpu)
 
 static void smpark_thread_setup(unsigned int cpu)
 {
-	sched_set_fifo(current);
+	sched_set_fifo_low(current);
 }
 
 static struct smp_hotplug_thread smpark_hotplug_thread = {
@@ -139,6 +139,8 @@ static void smpark_release(void)
 	smp_mb();	/* pairs with smpark_thread() */
 	for_each_cpu(cpu, &smpark_targets)
 		kick_process(per_cpu(smpark_threads, cpu));
+	for_each_cpu(cpu, &smpark_targets)
+		smpark_drain_end(cpu);
 
 	/* Only now: both may wait for a task that was on a parked CPU. */
 	smpark_unpin_caller();
@@ -165,7 +167,7 @@ static int smpark_gather(void)
 	seq = smpark_page->sequence + 1;
 	smp_store_release(&smpark_page->sequence, seq);
 	for_each_cpu(cpu, &smpark_targets)
-		wake_up_process(per_cpu(smpark_threads, cpu));
+		smpark_drain_start(cpu);
 
 	limit = ktime_add_ms(ktime_get(), SMPARK_ARRIVAL_MS);
 	for_each_cpu(cpu, &smpark_targets) {
@@ -239,12 +241,19 @@ void smpark_go_down(void)
 	smpark_unpark();
 }
 
+void smpark_wake(unsigned int cpu)
+{
+	wake_up_process(per_cpu(smpark_threads, cpu));
+}
+
 int smpark_threads_init(void)
 {
+	smpark_drains_init();
 	return smpboot_register_percpu_thread(&smpark_hotplug_thread);
 }
 
 void smpark_threads_exit(void)
 {
+	smpark_drains_exit();
 	smpboot_unregister_percpu_thread(&smpark_hotplug_thread);
 }
