@@ -175,7 +175,16 @@ class EditableWheel(editable_wheel):
 
 
 class Sdist(sdist):
-    """The sdist, the same bytes from the same files."""
+    """The sdist, the same bytes from the same files, and of this checkout alone."""
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        """Copy the files, once it is certain that no link among them leads elsewhere: its end would be given away."""
+        with _stopping_at_an_error():
+            for name in files:
+                if not Path(name).resolve().is_relative_to(PROJECT.resolve()):
+                    found = f"a link to {Path(name).resolve()}"
+                    raise BuildError(name, "a file of this checkout", found, "remove it")
+        super().make_release_tree(base_dir, files)
 
     def run(self) -> None:
         with _alone_in_the_checkout():

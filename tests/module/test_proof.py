@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -176,6 +178,17 @@ def test_a_record_moved_to_another_folder_says_nothing(folder: Path, tmp_path: P
     (other / "kernel").write_bytes(b"x" * KERNEL.size)
     ensure_assets(other)
     assert (other / "kernel").read_bytes() == KERNEL.read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tmpfs is of Linux")
+def test_a_write_through_a_mapping_on_tmpfs_is_seen_where_content_is_asked_for() -> None:
+    """tmpfs notes no time of such a write; SECURITY.md says so."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        kernel = ensure_assets(folder) / "kernel"
+        with kernel.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+            mapping[5000] ^= 1
+        ensure_assets(folder, check="content")
+        assert hashlib.sha256(kernel.read_bytes()).hexdigest() == KERNEL.sha256
 
 
 def test_times_without_fractions_or_in_the_future_are_not_relied_on(tmp_path: Path) -> None:

@@ -53,6 +53,19 @@ def test_no_asset_is_in_it(sdist: Path, built_set: Path) -> None:
         ]
 
 
+@pytest.mark.parametrize("name", ["docs/notes.md", "supermachine_kernel/other.py"])
+def test_a_link_that_leads_out_of_the_checkout_stops_it(name: str, copy_of_checkout: Path, tmp_path: Path) -> None:
+    """Else the file that it leads to, the user's own, would go along."""
+    (tmp_path / "secret").write_text("mine")
+    (copy_of_checkout / name).symlink_to(tmp_path / "secret")
+    command = [sys.executable, "setup.py", "-q", "sdist", "--dist-dir", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=copy_of_checkout, capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1:] == [
+        f"error: {name}: expected a file of this checkout, found a link to {tmp_path / 'secret'}; remove it"
+    ]
+    assert not list(tmp_path.glob("out/*"))
+
+
 @pytest.mark.slow
 def test_several_at_once_are_the_same(sdist: Path, copy_of_checkout: Path, tmp_path: Path) -> None:
     """Each writes into the checkout; they wait for one another."""
