@@ -29,6 +29,8 @@ def bundle(target: "Path") -> "dict[str, str]":
     `ensure_assets` does.
     """
     folder = folder_of(target)
+    if folder != target:
+        _refuse_links((folder.parent, folder))
     if is_foreign(folder / RECEIPT):
         expected, cure = "a receipt of this program or nothing there", "move it away, or name another folder"
         raise DestinationError(str(folder / RECEIPT), expected, "something else", cure)
@@ -36,6 +38,14 @@ def bundle(target: "Path") -> "dict[str, str]":
     # Last: a receipt speaks of what is there.
     done[RECEIPT] = _write_receipt(folder)
     return done
+
+
+def _refuse_links(inside: "tuple[Path, ...]") -> None:
+    """Raise DestinationError for a link within an app: the set would be written outside of the app, which was named."""
+    for path in inside:
+        if path.is_symlink():
+            found = f"a link to {os.path.realpath(path)}"
+            raise DestinationError(str(path), "a folder of the app", found, "remove it, or name its end")
 
 
 def folder_of(target: "Path") -> "Path":

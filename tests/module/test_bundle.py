@@ -74,6 +74,20 @@ def test_what_is_wrong_is_written_or_mended(app: Path) -> None:
     assert not any(check(folder).values())
 
 
+@pytest.mark.parametrize("name", ["Contents", "Contents/Resources"])
+def test_a_link_within_an_app_is_not_followed(name: str, app: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    if (app / name).exists():
+        (app / name).rename(elsewhere)
+    else:
+        elsewhere.mkdir()
+    (app / name).symlink_to(elsewhere)
+    before = sorted(elsewhere.rglob("*"))
+    with pytest.raises(DestinationError, match=f"{name}: expected a folder of the app, found a link to {elsewhere}"):
+        bundle(app)
+    assert sorted(elsewhere.rglob("*")) == before
+
+
 def test_half_an_app_is_an_error_with_a_cure(tmp_path: Path) -> None:
     (tmp_path / "Empty.app").mkdir()
     for target in (tmp_path / "None.app", tmp_path / "Empty.app"):
