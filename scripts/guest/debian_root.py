@@ -26,21 +26,8 @@ FILES = {
 }
 BASE = ("busybox-static", "libc-bin", "netbase")
 _APPLETS = (
-    "cat",
-    "echo",
-    "grep",
-    "head",
-    "ls",
-    "mkdir",
-    "sh",
-    "sleep",
-    "wc",
-    "chmod",
-    "cp",
-    "env",
-    "id",
-    "kill",
-    "tail",
+    *("cat", "chmod", "chown", "cp", "cut", "echo", "env", "grep", "head", "id", "kill", "ls", "mkdir", "mv"),
+    *("rm", "seq", "sh", "sha256sum", "sleep", "sort", "su", "tail", "touch", "true", "uniq", "wc"),
 )
 
 
@@ -53,7 +40,9 @@ def debian_root(packages: Sequence[str], files: Mapping[str, str] | None = None)
     install_commands(["mksquashfs"])
     content = {**FILES, **(files or {})}
     wanted = sorted({*BASE, *packages})
-    key = hashlib.sha256("\0".join([*wanted, *(f"{k}={v}" for k, v in sorted(content.items()))]).encode()).hexdigest()
+    key = hashlib.sha256(
+        "\0".join([*wanted, *_APPLETS, *(f"{k}={v}" for k, v in sorted(content.items()))]).encode()
+    ).hexdigest()
     kept = cache_home() / "guest-root" / f"{key[:16]}.squashfs"
     with locked(kept.with_suffix(".lock")):
         if not kept.exists():

@@ -12,6 +12,7 @@ from typing import Any
 from scripts.guest import qemu
 from scripts.guest.device import Device
 from scripts.guest.initramfs import Initramfs
+from scripts.machine.cache import cache_home
 from scripts.machine.packages import install_commands, install_packages
 from tests.support import debian
 
@@ -109,6 +110,7 @@ def running(
     without: Sequence[str] = (),
     instead: Mapping[str, bytes] | None = None,
     vsock: Device | None = None,
+    memory: str = qemu.MEMORY,
     command_line: str = qemu.COMMAND_LINE,
     extra: Sequence[str] = (),
     typed: Mapping[str, bytes] | None = None,
@@ -147,6 +149,7 @@ def running(
             assets / "kernel",
             path,
             cpus=cpus,
+            memory=memory,
             command_line=command_line,
             vsock=vsock,
             extra=extra,
@@ -210,3 +213,22 @@ def assemble(source: str, scratch: Path) -> bytes:
     subprocess.run([*gcc, "-o", str(linked)], check=True)
     subprocess.run(["aarch64-linux-gnu-objcopy", "-O", "binary", "-j", ".text", str(linked), str(code)], check=True)
     return code.read_bytes()
+
+
+def compile_with_musl(source: str, scratch: Path) -> bytes:
+    """A static arm64 program from tests/guest/`source` with musl, as the kernel build compiles its own."""
+    compile_guest_program(source, scratch)  # has the compiler installed
+    (package,) = build_cache().glob("musl/musl-dev_*.deb")
+    subprocess.run(["dpkg-deb", "-x", str(package), str(scratch / "musl")], check=True)
+    recipe = SOURCES.parents[1] / "kernel-build" / "scripts" / "recipe.sh"
+    script = '. "$1"; compile_program "$2" "$3" /usr/aarch64-linux-gnu/include "$4"'
+    program = scratch / "program.musl"
+    arguments = map(str, (recipe, program, scratch / "musl", SOURCES / source))
+    subprocess.run(["bash", "-euc", script, "bash", *arguments], check=True)
+    return program.read_bytes()
+
+
+def build_cache() -> Path:
+    """Where the kernel build keeps what it fetched."""
+    own = os.environ.get("SUPERMACHINE_BUILD_CACHE")
+    return Path(own) if own else cache_home() / "build"

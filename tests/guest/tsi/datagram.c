@@ -279,3 +279,19 @@ CASE(a_hundred_datagram_sockets)
 	for (int n = 0; n < 100; n++)
 		received_from(fds[n], "0:one of a hundred", &to);
 }
+
+/* getaddrinfo() of glibc asks so which source an IPv4 address would have, and aborts if it is no mapped one. */
+CASE(source_of_a_mapped_peer_is_mapped)
+{
+	union address to = of("::ffff:127.0.0.1", udp_ports[0]), elsewhere = of("::ffff:192.0.2.1", 53), own;
+	socklen_t size = sizeof own;
+	int fd = udp(AF_INET6), stream = tcp(AF_INET6);
+
+	CHECK(!connect(fd, &to.any, length(&to)));
+	CHECK(!getsockname(fd, &own.any, &size) && IN6_IS_ADDR_V4MAPPED(&own.v6.sin6_addr));
+	if (!connect(fd, &elsewhere.any, length(&elsewhere)))
+		CHECK(!getsockname(fd, &own.any, &size) && IN6_IS_ADDR_V4MAPPED(&own.v6.sin6_addr));
+	to = of("::ffff:127.0.0.1", server_port);
+	CHECK(!connect(stream, &to.any, length(&to)));
+	CHECK(!getsockname(stream, &own.any, &size) && IN6_IS_ADDR_V4MAPPED(&own.v6.sin6_addr));
+}
