@@ -12,8 +12,12 @@ pinned() {
 }
 
 # LOCALVERSION set, though empty: without it the release gets a `+` when the source is a git checkout.
+# COMPILER_CACHE, a folder for ccache, is set where unchanged files need not be compiled again.
 kernel_make() {
-    pinned make ARCH=arm64 CROSS_COMPILE="$CROSS" LOCALVERSION= RUSTC=no-rustc PAHOLE=no-pahole "$@"
+    local ccache=()
+    [[ -z ${COMPILER_CACHE:-} ]] || ccache=(CC="ccache ${CROSS}gcc")
+    pinned CCACHE_DIR="${COMPILER_CACHE:-}" make "${ccache[@]}" ARCH=arm64 CROSS_COMPILE="$CROSS" \
+        LOCALVERSION= RUSTC=no-rustc PAHOLE=no-pahole "$@"
 }
 
 # unpack_source TARBALL|FOLDER TREE
