@@ -26,7 +26,7 @@ from scripts.guest.network_boot import CONFIG, PROOFS, boot_network
 from scripts.guest.oci_image import read_image
 from scripts.guest.oci_run import Run, Volume, run_image
 from scripts.machine import environments
-from scripts.machine.arguments import existing
+from scripts.machine.arguments import existing, ports
 from scripts.machine.errors import SetupError, WheelError
 from scripts.machine.install import install as install_wheel
 from scripts.machine.packages import install_commands
@@ -205,7 +205,7 @@ def describe_failure(
 
 def _run_image(options: argparse.Namespace) -> int:
     """Run the image of --oci; its exit status."""
-    run = Run(options.command, options.volume, options.cpus, options.memory, options.timeout)
+    run = Run(options.command, options.volume, dict(options.port), options.cpus, options.memory, options.timeout)
     try:
         install_commands([qemu.PROGRAM, "mksquashfs", "zstd"])
         with tempfile.TemporaryDirectory(prefix="supermachine-boot-") as scratch, read_image(options.oci) as image:
@@ -297,8 +297,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     end = words.index("--") if "--" in words else len(words)
     options = parser.parse_args(words[:end])
     options.command = words[end + 1 :]
-    if options.oci is None and (options.command or options.volume):
-        parser.error("a command after -- and --volume go with --oci")
+    if options.oci is None and (options.command or options.volume or options.port):
+        parser.error("a command after --, --volume and --port go with --oci")
     if options.oci is not None and (options.json or options.network):
         parser.error("--json and --network go without --oci: the output is the image's")
     if options.memory is None:
@@ -329,6 +329,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE:PATH[:ro]",
         help="mount a file with ext4 or XFS",
     )
+    help_port = "what the image listens at, at this port of 127.0.0.1"
+    parser.add_argument("--port", type=ports, action="append", default=[], metavar="HOST:GUEST", help=help_port)
     parser.add_argument(
         "--memory", type=_memory, metavar="SIZE", help=f"the guest's ({qemu.HOST_MEMORY}; with --oci {qemu.MEMORY})"
     )

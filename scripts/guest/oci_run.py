@@ -6,19 +6,22 @@ This is the host that the tests use, and a developer's way to look at a guest. Q
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scripts.guest import qemu
+from scripts.guest.device import Device
 from scripts.guest.initramfs import Initramfs
 from scripts.guest.oci_image import Image, ImageError
 from scripts.guest.oci_layers import write_layers
+from scripts.guest.tsi import Host
 
 OUTPUT, ERRORS = "[stdout] ", "[stderr] "
 """What init-oci begins a line of the image's output, or of its errors, with."""
+_FOR_EVER = float(threading.TIMEOUT_MAX)
 _STATUS = re.compile(r"init-oci: exit status (\d+)")
 
 
@@ -33,10 +36,14 @@ class Volume:
 
 @dataclass(frozen=True)
 class Run:
-    """What to run and on what machine; `command` stands in for the image's Cmd."""
+    """What to run and on what machine.
+
+    `command` stands in for the image's Cmd. `ports` maps a port at which the guest listens to one of this machine's.
+    """
 
     command: Sequence[str] = ()
     volumes: Sequence[Volume] = ()
+    ports: Mapping[int, int] = field(default_factory=dict)
     cpus: int = 1
     memory: str = qemu.MEMORY
     limit: float | None = None
@@ -53,6 +60,8 @@ def run_image(
     on_console: Callable[[str], None],
 ) -> int:
     """Run `image` until it ends; return its exit status. `assets` is a folder with a set.
+
+    The guest's network is the loopback of this machine, by AF_TSI.
 
     The lines of the image's output, of its errors, and all others of the console go to the three functions, as they
     come. Raises ImageError for an image that cannot be run, and TimeoutError after `run.limit` seconds.
@@ -72,22 +81,20 @@ def run_image(
             status.extend(int(found[1]) for found in [_STATUS.fullmatch(line.text)] if found)
             on_console(line.text)
 
-    with ExitStack() as stack:
-        machine = stack.enter_context(
-            qemu.Machine(
-                assets / "kernel",
-                initramfs,
-                cpus=run.cpus,
-                memory=run.memory,
-                command_line="console=ttyAMA0 quiet",
-                extra=_drives(
-                    [*layers, *(volume.file for volume in run.volumes)],
-                    [True] * len(layers) + [volume.read_only for volume in run.volumes],
-                ),
-                on_line=on_line,
-            )
-        )
-        ended = machine.wait(run.limit if run.limit is not None else float(1 << 30))
+    device = Device()
+    Host(device.link, ports=run.ports)
+    machine = qemu.Machine(
+        assets / "kernel",
+        initramfs,
+        cpus=run.cpus,
+        memory=run.memory,
+        command_line="console=ttyAMA0 quiet tsi_hijack",
+        vsock=device,
+        extra=_drives(layers, run.volumes),
+        on_line=on_line,
+    )
+    with device, machine:
+        ended = machine.wait(run.limit if run.limit is not None else _FOR_EVER)
     if ended.status is None:
         raise TimeoutError(f"the image ran longer than {run.limit:g} s")
     if not status:
@@ -150,11 +157,13 @@ def _initramfs(assets: Path, config: str) -> bytes:
     return initramfs.pack()
 
 
-def _drives(files: Sequence[Path], read_only: Sequence[bool]) -> list[str]:
+def _drives(layers: Sequence[Path], volumes: Sequence[Volume]) -> list[str]:
     """QEMU's arguments for virtio-blk devices, /dev/vda first."""
+    disks = [(path, "on") for path in layers]
+    disks += [(volume.file, "on" if volume.read_only else "off") for volume in volumes]
     arguments = []
-    for number, (file, locked) in enumerate(zip(files, read_only)):
+    for number, (file, read_only) in enumerate(disks):
         name = str(file).replace(",", ",,")
-        drive = f"if=none,id=disk{number},format=raw,file={name},readonly={'on' if locked else 'off'}"
+        drive = f"if=none,id=disk{number},format=raw,file={name},readonly={read_only}"
         arguments += ["-drive", drive, "-device", f"virtio-blk-device,drive=disk{number},bus=virtio-mmio-bus.{number}"]
     return arguments

@@ -68,3 +68,11 @@ def _kind(mode: int | None) -> str:
     if stat.S_ISDIR(mode):
         return "a folder"
     return "a file" if stat.S_ISREG(mode) else "neither a file nor a folder"
+
+
+def ports(text: str) -> tuple[int, int]:
+    """The guest's port and this machine's, from HOST:GUEST."""
+    found = [int(number) for number in text.split(":") if number.isascii() and number.isdigit() and len(number) < 6]
+    if text.count(":") != 1 or len(found) != 2 or not all(0 < port < 65536 for port in found):
+        raise argparse.ArgumentTypeError(f"{text}: expected HOST:GUEST, two numbers from 1 to 65535")
+    return found[1], found[0]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -63,6 +67,43 @@ def test_debian_s_python_runs(project: Path, built_set: Path, tmp_path: Path) ->
     layout = write(tmp_path / "layout", [tar], {"Entrypoint": ["python3", "-c"]})
     done = boot(project, built_set, str(layout), "--", "import sys, os; print(os.uname().machine, sys.version_info[0])")
     assert (done.returncode, done.stdout) == (0, "aarch64 3\n"), done.stderr
+
+
+@pytest.mark.slow
+def test_a_server_in_the_image_is_reached_at_the_port_of_this_machine(
+    project: Path, built_set: Path, tmp_path: Path
+) -> None:
+    layout = write(tmp_path / "layout", [debian.layer("python3").read_bytes()], {"WorkingDir": "/etc"})
+    command = [
+        sys.executable,
+        str(project / "scripts" / "boot.py"),
+        "--oci",
+        str(layout),
+        str(built_set),
+        "--cpus",
+        "1",
+    ]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command += ["--port", f"{port}:8000", "--", "python3", "-m", "http.server"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            page = _fetch(f"http://127.0.0.1:{port}/debian_version", process)
+        finally:
+            process.terminate()
+            errors = process.stderr.read() if process.stderr else ""
+    assert page.strip().startswith(b"12"), errors
+
+
+def _fetch(url: str, process: subprocess.Popen[str]) -> bytes:
+    """The page, once the server listens."""
+    end = time.monotonic() + LIMIT
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=LIMIT) as answer:
+            return bytes(answer.read())
+        time.sleep(0.5)
+    return b""
 
 
 def test_what_cannot_be_run_ends_with_125_and_one_line(project: Path, built_set: Path, tmp_path: Path) -> None:
