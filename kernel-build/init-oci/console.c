@@ -24,7 +24,10 @@ static int console = STDOUT_FILENO;
 static bool within_line;	/* the entrypoint's output has not ended its line */
 static bool no_power_off;
 
-/* The kernel opens /dev/console before it starts us only if the initramfs has one. */
+/*
+ * The kernel opens /dev/console before it starts us only if the initramfs has one. Once more in the image's
+ * root, so that the name of what is open leads to it.
+ */
 void take_console(void)
 {
 	int fd = open("/dev/console", O_RDWR | O_NOCTTY);
@@ -36,8 +39,11 @@ void take_console(void)
 	if (fd > 2)
 		close(fd);
 	fd = open("/dev/console", O_WRONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
-	if (fd >= 0)
-		console = fd;
+	if (fd < 0)
+		return;
+	if (console != STDOUT_FILENO)
+		close(console);
+	console = fd;
 }
 
 int console_descriptor(void)

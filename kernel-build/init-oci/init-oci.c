@@ -143,6 +143,7 @@ int main(void)
 	make_root(&config);
 	enter_root();
 	mount_devices(&config);
+	take_console();
 	mount_volumes(&config);
 	write_names(&config);
 	prepare_launch(&launch, &config);

@@ -7,6 +7,7 @@
 #include "init-oci.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -95,8 +96,29 @@ static _Noreturn void run_and_reap(const struct launch *launch, int socket)
 	}
 }
 
+/* What PID 1 has open (the agent's file, the volumes) is none of the image's, whose root looks into /proc/1/fd. */
+static void close_all_but(const int *kept, size_t count)
+{
+	unsigned from = STDERR_FILENO + 1, next;
+
+	do {
+		next = UINT_MAX;
+		for (size_t i = 0; i < count; i++)
+			if (kept[i] >= (int)from && (unsigned)kept[i] < next)
+				next = kept[i];
+		if (next > from)
+			syscall(SYS_close_range, from, next == UINT_MAX ? next : next - 1, 0);
+		from = next + 1;
+	} while (next != UINT_MAX);
+}
+
 static _Noreturn void be_first(const struct launch *launch, int socket)
 {
+	const int kept[] = {
+		socket, console_descriptor(), launch ? launch->streams[0] : -1, launch ? launch->streams[1] : -1,
+	};
+
+	close_all_but(kept, sizeof kept / sizeof *kept);
 	setsid();
 	if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL)) {
 		say("init-oci: error: cannot mount proc at /proc: %s", strerror(errno));
