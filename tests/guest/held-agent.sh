@@ -6,6 +6,7 @@ echo "agent: in the namespace of $(cat /proc/1/comm)"
     touch /second
     exit 3
 }
+echo "command in /proc: $(cut -d " " -f 2 /proc/self/stat)"
 echo "held: $(init-request 1 0)"
 echo "signal while held: $(init-request 3 15)"
 echo "unknown request: $(init-request 9 0)"

@@ -237,6 +237,7 @@ def test_the_agent_outlives_the_image_and_tells_init_oci_to_go_on(built_set: Pat
     (go,) = said(seen, "go: ")
     pid = go.rpartition(" ")[2]
     answers = {
+        "command in /proc: ": "(cut)",
         "held: ": "0 1 0 0 0",
         "signal while held: ": "3 1 0 0 0",
         "unknown request: ": "22 1 0 0 0",

@@ -14,7 +14,7 @@ import pytest
 from scripts.guest import qemu
 from scripts.machine.packages import install_commands, install_packages
 from tests.support import guest
-from tests.support.guest import Container, assert_ended_well, boot, configuration, disks, said
+from tests.support.guest import LIMIT, Container, assert_ended_well, boot, configuration, disks, said
 
 pytestmark = pytest.mark.slow
 
@@ -107,7 +107,7 @@ def test_layers_volumes_and_shares_make_one_root(built_set: Path, tmp_path: Path
         with shared(share, "share", tmp_path) as first, shared(share, "other", tmp_path) as other:
             extra = [*memory, *disks(*layers, upper, volume, read_only, xfs), *first, *other]
             folders = {"with : , in it": third}
-            seen.append(boot(built_set, tmp_path, config, folders=folders, extra=extra))
+            seen.append(boot(built_set, tmp_path, config, folders=folders, extra=extra, limit=3 * LIMIT))
         assert_ended_well(seen[-1])
         assert clean(upper) and clean(volume) and clean(xfs)
     assert [hashlib.sha256(image.read_bytes()).digest() for image in [*layers, read_only]] == before
@@ -154,7 +154,9 @@ def test_a_full_upper_is_no_space_for_the_image_and_no_panic(built_set: Path, tm
             "rm -r /big*; echo again > /more; cat /more",
         ]
     )
-    seen = boot(built_set, tmp_path, configuration("sh", "-c", fill), Container(), extra=["-m", "128M"])
+    seen = boot(
+        built_set, tmp_path, configuration("sh", "-c", fill), Container(), extra=["-m", "128M"], limit=3 * LIMIT
+    )
     assert_ended_well(seen)
     for path in ("/big", "/dev/shm/big", "/dev/nul"):
         assert said(seen, f"{path}: ") == ["No space left on device"]
