@@ -93,7 +93,9 @@ def disks(*images: Path) -> list[str]:
     arguments = []
     # QEMU's machine numbers its slots from the other end
     for number, image in reversed(list(enumerate(images))):
-        arguments += ["-drive", f"file={image},format=raw,if=none,id=disk{number}"]
+        # several guests may have the same image, as long as none can write to it
+        mode = "on" if image.suffix in (".squashfs", ".erofs") else "off"
+        arguments += ["-drive", f"file={image},format=raw,if=none,id=disk{number},readonly={mode}"]
         arguments += ["-device", f"virtio-blk-device,drive=disk{number}"]
     return arguments
 
