@@ -15,7 +15,7 @@ from typing import Any, Callable
 
 @dataclass(frozen=True)
 class Request:
-    """One request: `headers` by lower-case name, and the how-manieth it is for its path, from 1."""
+    """One request: `headers` by lower-case name, and its `number` among the requests for its path, from 1."""
 
     method: str
     path: str

@@ -1,6 +1,6 @@
 """Where the set comes from: override, then tree, then release; whole from one of them, or not at all.
 
-The numbers 1 to 3 are those of the order in README.md and in the message when nothing is found.
+The numbers 1 to 3 are those of the order in docs/architecture.md and in the message when nothing is found.
 """
 
 import os

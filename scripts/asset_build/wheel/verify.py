@@ -74,7 +74,7 @@ def custom_version(digest: str) -> str:
 
 
 def verify_structure(contents: Mapping[str, bytes], names: Mapping[str, str]) -> KernelFacts:
-    """Verify each asset by its kind, and the module to be of the kernel; what the kernel says of itself.
+    """Verify the structure of each asset and that the module fits the kernel; return the facts about the kernel.
 
     `names` says what an error calls each file. Raises BuildError.
     """
