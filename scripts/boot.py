@@ -103,7 +103,7 @@ class BootError(Exception):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit status: 0 PASS, 1 a stage failed, 2 usage."""
+    """Run the command; the exit status: 0 PASS, 1 a stage failed, 2 usage; with --oci that of the image, or 125."""
     options = _parse(arguments)
     if options.oci is not None:
         return _run_image(options)
