@@ -1,6 +1,6 @@
 """A root file system for guests, out of Debian's own packages for arm64: programs as they are, nothing is built.
 
-Apt gets a state of its own, so that the machine needs no foreign architecture. No script of a package is run.
+No script of a package is run.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from scripts.guest.debian_packages import download_with_dependencies, unpack
 from scripts.machine.cache import cache_home, locked
 from scripts.machine.errors import SetupError
 from scripts.machine.packages import install_commands
@@ -53,15 +54,13 @@ def debian_root(packages: Sequence[str], files: Mapping[str, str] | None = None)
 
 
 def _make(scratch: Path, packages: list[str], files: Mapping[str, str], kept: Path) -> None:
-    fetched = _fetch(scratch, packages)
+    fetched = download_with_dependencies(scratch, packages)
     root = scratch / "root"
     for folder in ("usr/bin", "usr/sbin", "usr/lib"):
         (root / folder).mkdir(parents=True)
         (root / Path(folder).name).symlink_to(folder)  # as in an installed Debian
     for package in fetched:
-        # tar keeps a link to a folder that the package has as a folder; dpkg-deb alone would replace it.
-        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as data:
-            _run(["tar", "-x", "--keep-directory-symlink", "-C", str(root)], stdin=data.stdout)
+        unpack(package, root)
     for folder in ("root", "tmp", "run", "dev", "proc", "sys", "var/tmp", "var/log"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
@@ -72,28 +71,10 @@ def _make(scratch: Path, packages: list[str], files: Mapping[str, str], kept: Pa
         if not os.path.lexists(root / "usr/bin" / applet):
             (root / "usr/bin" / applet).symlink_to("busybox")
     image = scratch / "image"
-    _run(["mksquashfs", str(root), str(image), "-comp", "zstd", "-all-root", "-quiet", "-no-progress"])
+    squash = ["mksquashfs", str(root), str(image), "-comp", "zstd", "-all-root", "-quiet", "-no-progress"]
+    done = subprocess.run(squash, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SetupError(str(kept), "to be written by mksquashfs", done.stderr.strip(), "make room, and try again")
     (scratch / "packages").write_text("".join(f"{package.name}\n" for package in fetched))
     (scratch / "packages").rename(kept.with_suffix(".packages"))
     image.rename(kept)
-
-
-def _fetch(scratch: Path, packages: list[str]) -> list[Path]:
-    """The packages and what they depend on, downloaded."""
-    (scratch / "state" / "lists" / "partial").mkdir(parents=True)
-    (scratch / "cache" / "archives" / "partial").mkdir(parents=True)
-    (scratch / "status").touch()
-    options = [f"Dir::State={scratch}/state", f"Dir::State::status={scratch}/status", f"Dir::Cache={scratch}/cache"]
-    options += ["APT::Architecture=arm64", "APT::Architectures::=arm64", "APT::Sandbox::User=root"]
-    options += ["APT::Install-Recommends=false", "Debug::NoLocking=true"]
-    apt = ["apt-get", "-qq", "-y", *(word for option in options for word in ("-o", option))]
-    _run([*apt, "update"])
-    _run([*apt, "install", "--download-only", *packages])
-    return sorted((scratch / "cache" / "archives").glob("*.deb"))
-
-
-def _run(command: list[str], stdin: object = None) -> None:
-    done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, check=False)  # type: ignore[call-overload]
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise SetupError(" ".join(command[:1] + command[-2:]), "to end well", f"status {done.returncode}: {last}", "")

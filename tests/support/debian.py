@@ -1,18 +1,15 @@
-"""Debian's arm64 packages, as an image to boot or as single files; apt fetches them once, into the user's cache.
-
-Apt gets a state of its own, so that the machine needs no foreign architecture.
-"""
+"""Debian's arm64 packages, as an image to boot or as single files; apt fetches them once, into the user's cache."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from scripts.guest.debian_packages import download, download_with_dependencies, unpack
 from scripts.machine.cache import cache_home, locked
 from scripts.machine.packages import install_commands
 
@@ -77,39 +74,13 @@ def _make_root(scratch: Path, names: list[str]) -> Path:
     for name in _MERGED:
         (root / "usr" / name).mkdir(parents=True)
         (root / name).symlink_to(f"usr/{name}")
-    _apt(scratch, "install", "--yes", "--download-only", "--no-install-recommends", *names)
-    for package in sorted((scratch / "cache" / "archives").glob("*.deb")):
-        _unpack(package, root)
+    for package in download_with_dependencies(scratch, names):
+        unpack(package, root)
     for master in (root / "usr/share/base-passwd").glob("*.master"):
         shutil.copy(master, root / "etc" / master.stem)
     return root
 
 
 def _fetch_file(scratch: Path, package: str, path: str) -> Path:
-    _apt(scratch, "download", package)
-    (archive,) = scratch.glob("*.deb")
-    _unpack(archive, scratch / "root", f"./{path}")
+    unpack(download(scratch, package), scratch / "root", f"./{path}")
     return scratch / "root" / path
-
-
-def _unpack(package: Path, root: Path, *members: str) -> None:
-    root.mkdir(exist_ok=True)
-    # Not dpkg-deb --extract: it would put a folder in the place of the link /lib.
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as archive:
-        tar = ["tar", "--extract", "--keep-directory-symlink", "--numeric-owner", "--directory", str(root), *members]
-        subprocess.run(tar, stdin=archive.stdout, check=True)
-    assert archive.returncode == 0, package.name
-
-
-def _apt(scratch: Path, *command: str) -> None:
-    """Run apt-get with its state in `scratch`, as if on an arm64 machine with no package installed."""
-    (scratch / "state" / "lists" / "partial").mkdir(parents=True)
-    (scratch / "cache" / "archives" / "partial").mkdir(parents=True)
-    (scratch / "status").touch()
-    options = [f"Dir::State={scratch}/state", f"Dir::State::status={scratch}/status", f"Dir::Cache={scratch}/cache"]
-    options += ["APT::Architecture=arm64", "APT::Architectures::=arm64", "APT::Sandbox::User=root"]
-    apt = ["apt-get", "-qq", *(word for option in options for word in ("-o", option))]
-    inside = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for words in (["update"], list(command)):
-        done = subprocess.run([*apt, *words], cwd=scratch, env=inside, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"apt-get {' '.join(words)}:\n{done.stdout}{done.stderr}"
