@@ -53,6 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
         report = options.run(options)
     except (BuildError, SetupError) as error:
         return report_error(error, as_json=options.json)
+    except ImportError as error:  # a Python that was built without liblzma, say
+        lacking = SetupError(sys.executable, f"the module {error.name}", "none", "use a Python that has it")
+        return report_error(lacking, as_json=options.json)
     except OSError as error:
         place = error.filename or getattr(options, "out", None) or options.lock  # a full disk names no file
         found = error.strerror or str(error)

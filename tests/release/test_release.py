@@ -55,6 +55,18 @@ def run(project: Path, script: str, *arguments: str, **environ: str) -> subproce
     return subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True, check=False)
 
 
+def test_a_python_without_lzma_is_told_what_it_lacks(project: Path, tmp_path: Path) -> None:
+    program = "import sys; sys.modules['_lzma'] = None; sys.argv[0] = 'release.py'; "
+    program += "from scripts.release import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "stage", "--dry-run", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == f"release.py: {sys.executable}: expected the module _lzma, found none; use a Python that has it\n"
+    )
+
+
 def good(done: subprocess.CompletedProcess[str]) -> Any:
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

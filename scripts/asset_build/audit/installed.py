@@ -73,6 +73,9 @@ sys.exit(not same(compiled, found))
 """
 
 
+_BYTE_CODE_SECONDS = 60.0
+
+
 def verify_installed(wheel: Wheel, folder: Path) -> Path:
     """Verify the installation in the site-packages folder `folder`; return its RECORD. Raises AuditError.
 
@@ -143,10 +146,13 @@ def _verify_byte_code(wheel: Wheel, folder: Path, path: Path) -> bool:
         cure = f"remove {path.parent}, or run this audit with that Python"
         raise _error(path, f"byte code of this Python ({sys.implementation.cache_tag})", named["tag"], cure)
     command = [sys.executable, "-I", "-c", _COMPARE_BYTE_CODE, str(source), str(path), named["level"] or "0"]
-    if subprocess.run(command, capture_output=True, check=False, timeout=60).returncode:
-        raise _error(
-            path, f"the byte code of {source.name}", "another", f"remove {path.parent}, and find who put it there"
-        )
+    cure = f"remove {path.parent}, and find who put it there"
+    try:
+        differs = subprocess.run(command, capture_output=True, check=False, timeout=_BYTE_CODE_SECONDS).returncode != 0
+    except subprocess.TimeoutExpired as error:
+        raise _error(path, f"the byte code of {source.name}", "one that takes too long to read", cure) from error
+    if differs:
+        raise _error(path, f"the byte code of {source.name}", "another", cure)
     return True
 
 
