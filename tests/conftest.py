@@ -6,6 +6,7 @@ scripts/test.py prepares it and names it in the environment; pytest alone prepar
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 def pytest_configure(config: pytest.Config) -> None:
     """Have the wheel's module, not the checkout's, be what tests import, here and in what they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if "SUPERMACHINE_TEST_INSTALLED" not in os.environ:
         _prepare(config)
     for variable in [name for name in os.environ if name.startswith("SUPERMACHINE_") and "_TEST_" not in name]:
