@@ -201,7 +201,8 @@ static _Noreturn void become_command(const struct job *job, const struct request
 	setsid();
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	signal(SIGPIPE, SIG_DFL);
+	for (int number = 1; number < NSIG; number++)
+		signal(number, SIG_DFL);	/* whoever started the agent may have ignored some */
 	if (take_standard_files(job, request->tty) && become_user(job) && !chdir(request->cwd ? request->cwd : "/")) {
 		environ = job->env;	/* execvp looks for PATH there */
 		execvp(argv[0], argv);
