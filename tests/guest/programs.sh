@@ -31,9 +31,16 @@ encrypted() {
     truncate -s 32M /luks && printf word | cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 /luks - &&
         printf word | cryptsetup open /luks plain - && mkfs.ext4 -q /dev/mapper/plain
 }
-capture() { tcpdump -Z root -i lo -c 1 -nn icmp > /captured 2>&1 & sleep 2; ping -c 3 127.0.0.1 > /dev/null; wait $!; grep -q 127.0.0.1 /captured; }
+capture() {
+    tcpdump -Z root -i lo -c 1 -nn icmp > /captured 2>&1 &
+    sleep 2
+    ping -c 3 127.0.0.1 > /dev/null
+    wait $!
+    grep -q 127.0.0.1 /captured
+}
 throttle() {
-    echo '+io +memory +pids +cpu' > /sys/fs/cgroup/cgroup.subtree_control; mkdir -p /sys/fs/cgroup/x &&
+    echo '+io +memory +pids +cpu' > /sys/fs/cgroup/cgroup.subtree_control
+    mkdir -p /sys/fs/cgroup/x &&
         echo '7:7 wbps=1048576' > /sys/fs/cgroup/x/io.max && grep -q wbps=1048576 /sys/fs/cgroup/x/io.max
 }
 sockets() { ss -tuln > /dev/null && ss -xl > /dev/null; }

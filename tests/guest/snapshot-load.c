@@ -160,12 +160,12 @@ static void send_numbers(void)
 static void check_memory(void)
 {
 	uint64_t *memory = malloc(MEMORY);
-	const size_t count = MEMORY / sizeof *memory;
+	const size_t words = MEMORY / sizeof *memory;
 
 	for (uint64_t pass = 1;; pass++) {
-		for (size_t i = 0; i < count; i++)
+		for (size_t i = 0; i < words; i++)
 			memory[i] = pass * 0x9e3779b97f4a7c15 + i;
-		for (size_t i = 0; i < count; i++)
+		for (size_t i = 0; i < words; i++)
 			if (memory[i] != pass * 0x9e3779b97f4a7c15 + i)
 				wrong("memory");
 		state->work[PASSES]++;

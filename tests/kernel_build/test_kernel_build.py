@@ -115,8 +115,10 @@ def cache(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def tiny_source(tmp_path: Path) -> Callable[[str], Path]:
-    """A kernel source of one Makefile; what configures the kernel is given."""
+def tiny_source(checkout: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """A kernel source of one Makefile, and a checkout without patches; what configures the kernel is given."""
+    for patch in (checkout / "patches").glob("*.patch"):
+        patch.unlink()
 
     def make(configuring: str) -> Path:
         source = tmp_path / "linux"

@@ -239,7 +239,8 @@ with open(folder + "/filler", "wb", buffering=0) as filler:
 k.ensure_assets(folder)
 print(sorted(name for name in os.listdir(folder) if name.startswith(".")))
 """
-    done = disk.python_on_tmpfs(tmp_path, program, tmp_path, size="12m")
+    size = f"{sum(asset.size for asset in ASSETS) // 1024 + 2048}k"
+    done = disk.python_on_tmpfs(tmp_path, program, tmp_path, size=size)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 

@@ -21,7 +21,9 @@ TESTS += ["source_archive", "sources", "wheel"]
 
 def raise_version(checkout: Path) -> None:
     """Write the next version into each file that docs/maintaining.md names for it."""
-    (sentence,) = re.findall(r"Set the version in .*?;", (checkout / "docs/maintaining.md").read_text(), re.DOTALL)
+    (sentence,) = re.findall(
+        r"Set the version in .*?show it", (checkout / "docs/maintaining.md").read_text(), re.DOTALL
+    )
     for name in re.findall(r"`([^`]+)`", sentence):
         text = (checkout / name).read_text()
         assert VERSION in text, name
