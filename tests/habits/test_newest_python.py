@@ -46,6 +46,7 @@ def root(project: Path, wheel: Path, installed: Path, tmp_path_factory: pytest.T
 
 
 @pytest.mark.slow
+@pytest.mark.ondemand  # a suite that changes every day, and minutes of fetching
 def test_the_modules_tests_pass_on_the_newest_python(root: Path, wheel: Path) -> None:
     tests = ["cd /src && exec /venv/bin/python -m pytest -q -p no:cacheprovider -n 2 -m 'not slow' tests/module"]
     where = {"SUPERMACHINE_TEST_WHEEL": f"/{wheel.name}", "SUPERMACHINE_TEST_INSTALLED": "/site", "CI": "true"}
