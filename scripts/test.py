@@ -79,11 +79,16 @@ def run(folder: Path, *, quick: bool, pytest_arguments: list[str]) -> None:
         _require_assets()
     installed = _installed(python, folder)
     select = QUICK if quick else ()
-    _run_step("pytest", python, ["pytest", "-n", "2", *select, *pytest_arguments], installed)
+    _run_step("pytest", python, ["pytest", "-n", "2", "--dist", "loadgroup", *select, *pytest_arguments], installed)
     if not quick:
         for version, other in other_pythons().items():
             module = environments.ensure("module", other)
-            _run_step(f"module on {version}", module, ["pytest", "-n", "2", *QUICK, "tests/module"], installed)
+            _run_step(
+                f"module on {version}",
+                module,
+                ["pytest", "-n", "2", "--dist", "loadgroup", *QUICK, "tests/module"],
+                installed,
+            )
 
 
 def _require_assets() -> None:

@@ -31,6 +31,14 @@ def pytest_configure(config: pytest.Config) -> None:
     sys.path[:0] = [installed, str(PROJECT)]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each file of tests/guest to one worker: its tests share a guest, and some go through its life in order."""
+    for item in items:
+        if item.path.parent.name == "guest":
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 def _prepare(config: pytest.Config) -> None:
     folder = tempfile.TemporaryDirectory(prefix="supermachine-kernel-test-")
     config.add_cleanup(folder.cleanup)
