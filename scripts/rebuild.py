@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.asset_build.audit.errors import AuditError
+from scripts.asset_build.audit.errors import AuditError, printable
 from scripts.asset_build.audit.reader import read_wheel
 from scripts.asset_build.audit.rebuild import compare_with_rebuilt, rebuild
 from scripts.asset_build.paths import PROJECT
@@ -73,7 +73,7 @@ def _text(report: dict[str, Any], differences: list[Difference]) -> str:
 def _lines(difference: Difference) -> str:
     lines = [f"wheel    {difference.found}", f"rebuilt  {difference.expected}", *difference.diff]
     lines += [difference.cure] if difference.cure else []
-    return "\n    ".join([f"{difference.name}: {difference.what} differs", *lines])
+    return "\n    ".join(map(printable, [f"{difference.name}: {difference.what} differs", *lines]))
 
 
 def _parser() -> argparse.ArgumentParser:

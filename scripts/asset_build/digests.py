@@ -3,16 +3,23 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO, Optional
 
 from .release_layout import format_sums
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file in hexadecimal, in constant memory. Raises OSError."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+        return stream_sha256(file)
+
+
+def stream_sha256(file: BinaryIO, limit: Optional[int] = None) -> str:
+    """SHA-256 of what is left of an open file, or of its next `limit` bytes. Raises OSError."""
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20 if limit is None else min(1 << 20, limit)):
+        digest.update(chunk)
+        limit = None if limit is None else limit - len(chunk)
     return digest.hexdigest()
 
 

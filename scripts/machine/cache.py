@@ -46,24 +46,41 @@ def cache_home() -> Path:
 def why_others_can_write(path: Path) -> str | None:
     """Why somebody else than this user and root can change what lies at `path`; None if nobody can.
 
-    Judged are the folder and every folder on the way to it, those that links lead through too, as far as they exist.
+    Judged are every folder and every link that the name is looked up through, as far as they exist.
     """
-    for folder in dict.fromkeys([path, *path.parents, path.resolve(), *path.resolve().parents]):
+    end = path.resolve()
+    for folder in _on_the_way(path):
         try:
-            found = folder.stat()
+            found = folder.lstat()
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
             return f"{folder} cannot be looked at: {error.strerror}"
         if found.st_uid not in (os.geteuid(), 0):
             return f"{folder} belongs to user id {found.st_uid}"
+        if stat.S_ISLNK(found.st_mode):  # its mode says nothing
+            continue
         # In a sticky folder, as /tmp is, nobody can replace what is not theirs.
-        sticky = folder != path and found.st_mode & stat.S_ISVTX
+        sticky = folder != end and found.st_mode & stat.S_ISVTX
         if not sticky and found.st_mode & stat.S_IWOTH:
             return f"everybody can write to {folder}"
         if not sticky and found.st_mode & stat.S_IWGRP and not _is_group_of_one(found.st_gid):
             return f"the group with id {found.st_gid} can write to {folder}"
     return None
+
+
+def _on_the_way(path: Path) -> Iterator[Path]:
+    """The folders and links that the name `path` is looked up through, from the root to its end."""
+    place, names, links = Path("/"), [*path.absolute().parts[:0:-1]], 0
+    yield place
+    while names:
+        name = names.pop()
+        place = place.parent if name == ".." else place / name
+        yield place
+        if place.is_symlink() and links < 40:
+            target, links = Path(os.readlink(place)), links + 1
+            names += [name for name in reversed(target.parts) if name != target.root]
+            place = Path("/") if target.is_absolute() else place.parent
 
 
 def _is_group_of_one(group: int) -> bool:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -233,3 +234,22 @@ def test_a_cleaner_that_removes_temporary_files_is_borne_or_named(
         assert_right_bytes(environ)
     else:
         assert_refused(environ, "expected a cache that keeps what is written to it", "SUPERMACHINE_CACHE_DIR")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_an_entry_that_is_swapped_while_it_is_looked_at_is_not_waited_for(
+    kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The folder may be one in which others write: what is judged is what was opened."""
+    wanted = measure(UNPACKED)
+    path, looked = tmp_path / wanted.sha256, os.stat_result((0o100644, 1, 1, 1, 0, 0, wanted.size, 0, 0, 0))
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    monkeypatch.setattr(Path, "stat", lambda self, **_: looked)  # of the file that was there a moment ago
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.append(Cache(tmp_path).find(wanted)), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert found == [None]

@@ -178,3 +178,16 @@ def test_a_cache_that_cannot_be_written_is_told_by_its_name(cache: Path) -> None
     with pytest.raises(SetupError) as refused:
         environments.ensure("module")
     assert str(cache) in refused.value.subject or str(cache) in refused.value.found
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a link to another user")
+@pytest.mark.parametrize("way", ["a link of another", "a link in the folder of another"])
+def test_every_link_on_the_way_is_judged(way: str, tmp_path: Path) -> None:
+    """Its owner can make it lead elsewhere, once it was judged."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "folder").mkdir()
+    link = tmp_path / "folder" / "link"
+    link.symlink_to(tmp_path / "own")
+    os.chown(link if way == "a link of another" else tmp_path / "folder", NOBODY, NOBODY, follow_symlinks=False)
+    (tmp_path / "cache").symlink_to(link)
+    assert f"belongs to user id {NOBODY}" in (why_others_can_write(tmp_path / "cache") or "")

@@ -11,6 +11,7 @@ import stat
 import struct
 import subprocess
 import sys
+import tracemalloc
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -21,8 +22,9 @@ import pytest
 from scripts import audit as audit_program
 from scripts import rebuild as rebuild_program
 from scripts.asset_build.audit.chain import audit
+from scripts.asset_build.audit.compare import compare
 from scripts.asset_build.audit.errors import AuditError
-from scripts.asset_build.audit.reader import LARGEST_RATIO, read_members
+from scripts.asset_build.audit.reader import LARGEST_RATIO, MOST_MEMBERS, Wheel, made_of, read_members
 from scripts.asset_build.paths import PROJECT
 from scripts.asset_build.wheel.archive import compress, wheel_archive
 from supermachine_kernel._version import VERSION
@@ -270,3 +272,23 @@ def test_what_follows_a_member_s_deflated_data_is_refused() -> None:
 def test_the_bound_is_far_above_what_a_wheel_unpacks_to(custom_wheel: Path, members: Members) -> None:
     ratio = sum(map(len, members.values())) / custom_wheel.stat().st_size
     assert 2 < ratio < LARGEST_RATIO / 4
+
+
+def test_more_members_than_any_wheel_has_are_not_looked_at() -> None:
+    """Each entry of the directory takes 47 bytes there, and several hundred once it is read."""
+    entry = struct.pack("<4s6H3I5H2Ic", b"PK\1\2", 20, 20, 0, 0, 0, 33, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, b"a")
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 60_000, 60_000, 60_000 * len(entry), 0, 0)
+    with pytest.raises(AuditError, match=f"expected at most {MOST_MEMBERS} members, found more"):
+        read_members(entry * 60_000 + end, "a")
+
+
+def test_a_text_of_many_lines_is_not_compared_line_by_line() -> None:
+    tracemalloc.start()
+    try:
+        found, expected = (Wheel("a", data, made_of({"a": data}, {})) for data in (b"\n" * (4 << 20), b"b\n"))
+        (difference,) = compare(found, expected)
+        assert difference.what == "content" and not difference.diff
+    finally:
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert most < 32 << 20

@@ -231,3 +231,9 @@ def test_nothing_is_left_behind(wheel: Path, tmp_path: Path) -> None:
     shutil.copy(wheel, tmp_path)
     run(tmp_path / wheel.name, TMPDIR=str(tmp_path / "tmp"))
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_difference_that_speaks_to_the_terminal_does_not_get_there() -> None:
+    difference = Difference("a\x1b[2J\nidentical", "content", "b\r", "c", ("+\x1b[Hidentical: all is well",))
+    text = rebuild._text({"wheel": "w"}, [difference])
+    assert all(line.isprintable() for line in text.splitlines()) and "\nidentical" not in text

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 DIFF_LINES = 40
 """How much of a text's difference is shown."""
+LARGEST_TEXT = 1 << 20
+"""The most bytes of a text whose difference is looked for line by line: a line takes many times its bytes."""
 CRLF = "this checkout has CRLF line ends: run `git config core.autocrlf input` and check it out again"
 
 
@@ -75,7 +77,7 @@ def _compare_content(name: str, found: bytes, expected: bytes) -> Difference:
     """As a diff where both are text, else by size, digest and the first byte that differs."""
     cure = CRLF if b"\r\n" in expected and expected.replace(b"\r\n", b"\n") == found else ""
     try:
-        if b"\0" in found + expected:
+        if max(len(found), len(expected)) > LARGEST_TEXT or b"\0" in found + expected:
             raise ValueError
         lines, expected_lines = (content.decode().splitlines() for content in (found, expected))
     except ValueError:

@@ -29,6 +29,10 @@ LARGEST = sum(asset.sizes[1] for asset in ASSETS) + (16 << 20)
 LARGEST_RATIO = 20
 """How many times its own size a wheel may unpack to. Kernels give 2 to 4; a thousand is a trap for memory."""
 
+MOST_MEMBERS = 1000
+"""How many members a wheel may have: a hundred bytes of its directory take several hundred in memory."""
+
+_DIRECTORY_ENTRY = b"PK\1\2"  # PKWARE APPNOTE 4.3.12
 _LOCAL_HEADER = 30  # PKWARE APPNOTE 4.3.7; at 26 the lengths of name and extra field
 _STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 _CURE = "fetch or build it again"
@@ -113,6 +117,8 @@ def made_of(members: Mapping[str, bytes], streams: Mapping[str, bytes]) -> dict[
 
 def read_members(data: bytes, name: str) -> dict[str, Member]:
     """The members of an archive; `name` is what an error calls it. Raises AuditError."""
+    if data.count(_DIRECTORY_ENTRY) > MOST_MEMBERS:
+        raise AuditError(name, f"at most {MOST_MEMBERS} members", "more", _CURE)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()

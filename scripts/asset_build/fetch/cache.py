@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Optional
 
 from ..atomic_write import replacing
-from ..digests import file_sha256
+from ..digests import stream_sha256
 from ..errors import BuildError
 from ..file_lock import file_lock
 from ..lock import LockedFile
@@ -49,6 +49,10 @@ def _home(environ: Mapping[str, str]) -> Path:
         raise BuildError("HOME", expected, found, "set HOME, or SUPERMACHINE_CACHE_DIR to a folder") from error
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 class Cache:
     """A folder of files that bear their SHA-256 as name."""
 
@@ -62,9 +66,10 @@ class Cache:
     def find(self, wanted: LockedFile) -> Optional[Path]:
         """The entry, once its content is proven; None where there is none, or one that is damaged."""
         path = self.path(wanted)
-        with contextlib.suppress(OSError):
-            if path.stat().st_size == wanted.size and file_sha256(path) == wanted.sha256:
-                return path
+        with contextlib.suppress(OSError), open(path, "rb", opener=_without_waiting) as file:
+            found = os.fstat(file.fileno())  # of what was opened: the folder may be anybody's
+            if stat.S_ISREG(found.st_mode) and found.st_size == wanted.size:
+                return path if stream_sha256(file, wanted.size) == wanted.sha256 else None
         return None
 
     def prepare(self) -> Optional[str]:

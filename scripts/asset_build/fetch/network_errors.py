@@ -60,7 +60,7 @@ def describe(error: Exception) -> str:
     """What went wrong with a connection, in a few words."""
     cause = _innermost(error)
     text = (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or type(cause).__name__
-    return ("the proxy: " if isinstance(error, requests.exceptions.ProxyError) else "") + text.lower()
+    return ("the proxy: " if isinstance(error, requests.exceptions.ProxyError) else "") + text[:200].lower()
 
 
 def _is_ca_bundle(path: str) -> bool:
