@@ -178,5 +178,10 @@ def test_no_device_and_switched_on(built_set: Path, tmp_path: Path) -> None:
 
 
 def test_guest_has_no_network_device(built_set: Path, tmp_path: Path) -> None:
-    config = configuration("sh", "-c", "echo devices: $(ls /sys/class/net)")
-    assert said(guest.boot(built_set, tmp_path, config, Container()), "devices: ") == ["lo"]
+    """Nothing but loopback and the dummy that the kernel always makes, which is down."""
+    config = configuration(
+        "sh", "-c", "echo devices: $(ls /sys/class/net); echo state: $(cat /sys/class/net/dummy0/operstate)"
+    )
+    seen = guest.boot(built_set, tmp_path, config, Container())
+    assert said(seen, "devices: ") == ["dummy0 lo"]
+    assert said(seen, "state: ") == ["down"]
