@@ -145,7 +145,7 @@ def test_layers_volumes_and_shares_make_one_root(built_set: Path, tmp_path: Path
 
 
 def test_a_full_upper_is_no_space_for_the_image_and_no_panic(built_set: Path, tmp_path: Path) -> None:
-    """With /dev/shm and /dev full too, in a guest of 128 MiB, that takes more than its memory and nobody limits it."""
+    """With /dev/shm and /dev full too, in a guest of the default 256 MiB, where nobody limits them."""
     fill = "; ".join(
         [
             'fill() { cat /dev/zero 2>&1 > $1 | sed "s|.*: |$1: |"; }',
@@ -155,7 +155,7 @@ def test_a_full_upper_is_no_space_for_the_image_and_no_panic(built_set: Path, tm
         ]
     )
     seen = boot(
-        built_set, tmp_path, configuration("sh", "-c", fill), Container(), extra=["-m", "128M"], limit=3 * LIMIT
+        built_set, tmp_path, configuration("sh", "-c", fill), Container(), extra=["-m", "256M"], limit=3 * LIMIT
     )
     assert_ended_well(seen)
     for path in ("/big", "/dev/shm/big", "/dev/nul"):
