@@ -152,7 +152,7 @@ def test_the_assets_are_those_of_the_tree(installed: Path, built_set: Path) -> N
 
 @pytest.mark.parametrize("name", ["kernel", "init-oci", "supermachine-agent", "smpark.ko"])
 def test_one_flipped_byte_is_found_and_named(wheel: Path, tmp_path: Path, name: str) -> None:
-    """Acceptance 3: installed as for the Mac, verify is 0; with one byte changed it is 1 and names the file."""
+    """Installed as for the Mac, verify is 0; with one byte changed it is 1 and names the file."""
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
@@ -175,7 +175,7 @@ def verify(site: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_pip_wheel_gives_the_same_wheel(wheel: Path, built_set: Path, tmp_path: Path, project: Path) -> None:
-    """Acceptance 2: pip, in a build environment of its own, from a folder with the same files."""
+    """Pip, in a build environment of its own, from a folder with the same files."""
     environment = {**os.environ, "SUPERMACHINE_ASSETS_DIR": str(built_set)}
     command = [sys.executable, "-m", "pip", "wheel", str(project), "--no-deps", "-w", str(tmp_path)]
     subprocess.run(command, env=environment, check=True, capture_output=True)
@@ -234,7 +234,7 @@ def test_from_source_takes_what_it_builds(set_to: dict[str, str], tmp_path: Path
 
 
 def test_the_script_says_what_is_missing(tmp_path: Path, unlocked_checkout: Path) -> None:
-    """Acceptance 5: no override, no tree, offline: one message with the sources in order, and no wheel."""
+    """No override, no tree, offline: one message with the sources in order, and no wheel."""
     environment = {**os.environ, "SUPERMACHINE_KERNEL_BUILD": "", "SUPERMACHINE_OFFLINE": "1"}
     out = tmp_path / "out"
     command = [sys.executable, str(unlocked_checkout / "scripts" / "wheel.py"), "--out", str(out)]
