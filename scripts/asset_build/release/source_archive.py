@@ -24,7 +24,7 @@ SYSTEM_SOURCES = Path("/usr/src")
 """Where Debian's linux-source packages put the kernel's tarball."""
 
 # What the four assets are built from. Whatever else lies in kernel-build/ is a result, or litter.
-_SUFFIXES = {".c", ".h", ".S", ".sh", ".md", ".patch", ".config"}
+_SUFFIXES = {".c", ".h", ".S", ".sh", ".md", ".patch", ".config", ".json"}
 _NAMES = {"Kbuild"}
 
 _README = """\
