@@ -4,6 +4,7 @@ set -euo pipefail
 umask 022
 
 SET=aarch64
+COMPILER=aarch64-linux-gnu MUSL=aarch64-linux-musl KERNEL_ARCHITECTURE=arm64 KERNEL_IMAGE=arch/arm64/boot/Image
 ASSETS=(init-oci kernel smpark.ko supermachine-agent)
 SOURCE_PACKAGE=linux-source-6.12
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -202,7 +203,7 @@ fetch_musl() {
 # --- inputs ---
 
 file_digest() { sha256sum < "$1" | cut -d ' ' -f 1; }
-tool_version() { LC_ALL=C "$CROSS$1" --version | head -n 1; }
+tool_version() { LC_ALL=C "$COMPILER-$1" --version | head -n 1; }
 
 # guest_sources FOLDER...: the files a guest part is built from; README files and litter are none.
 guest_sources() {
@@ -234,7 +235,7 @@ collect_inputs() {
     kernel_inputs=$(
         echo "source $source_sha"
         echo "toolchain $(tool_version gcc), $(tool_version ld)"
-        cd "$HERE" && sha256sum "config/$SET.config" scripts/recipe.sh
+        cd "$HERE" && sha256sum config/common.config "config/$SET.config" scripts/recipe.sh
         for patch in patches/*.patch; do [[ ! -e $patch ]] || sha256sum "$patch"; done
     )
     kernel_digest=$(sha256sum <<< "$kernel_inputs" | cut -d ' ' -f 1)
@@ -298,10 +299,10 @@ build_kernel() {
     mkdir -p "$1" "$dest"
     stage "unpacking $source" unpack_source "$source" "$tree"
     stage "applying patches" apply_patches "$HERE/patches" "$tree"
-    stage "configuring" configure "$HERE/config/$SET.config" "$tree"
+    stage "configuring" configure "$tree" "$HERE/config/common.config" "$HERE/config/$SET.config"
     stage "compiling the kernel with $jobs jobs" compile_kernel "$tree" "$jobs"
     stage "packing its headers" pack_tree "$tree" "$dest/tree.tar.gz"
-    cp "$tree/arch/arm64/boot/Image" "$dest/kernel"
+    cp "$tree/$KERNEL_IMAGE" "$dest/kernel"
     cp "$tree/include/config/kernel.release" "$dest/"
     cp "$tree/.config" "$dest/config"
     rm -rf "$1"

@@ -1,7 +1,6 @@
 # shellcheck shell=bash
-# What determines the bytes of the four assets: sourced by build.sh, and one of the inputs it takes the digest of.
-
-CROSS=aarch64-linux-gnu-
+# What determines the bytes of the assets: sourced by build.sh, and one of the inputs it takes the digest of.
+# build.sh sets what the row of the guest set says: COMPILER, MUSL, KERNEL_ARCHITECTURE and KERNEL_IMAGE.
 
 # Every tool runs in an environment of our own, so that nothing of the caller's (flags, locale, time zone,
 # user, a compiler for Rust that happens to be there) reaches the output.
@@ -15,9 +14,9 @@ pinned() {
 # COMPILER_CACHE, a folder for ccache, is set where unchanged files need not be compiled again.
 kernel_make() {
     local ccache=()
-    [[ -z ${COMPILER_CACHE:-} ]] || ccache=(CC="ccache ${CROSS}gcc")
-    pinned CCACHE_DIR="${COMPILER_CACHE:-}" make "${ccache[@]}" ARCH=arm64 CROSS_COMPILE="$CROSS" \
-        LOCALVERSION= RUSTC=no-rustc PAHOLE=no-pahole "$@"
+    [[ -z ${COMPILER_CACHE:-} ]] || ccache=(CC="ccache ${COMPILER}-gcc")
+    pinned CCACHE_DIR="${COMPILER_CACHE:-}" make "${ccache[@]}" ARCH="$KERNEL_ARCHITECTURE" \
+        CROSS_COMPILE="$COMPILER-" LOCALVERSION= RUSTC=no-rustc PAHOLE=no-pahole "$@"
 }
 
 # unpack_source TARBALL|FOLDER TREE
@@ -44,49 +43,56 @@ apply_patches() {
     done
 }
 
-# configure FRAGMENT TREE: everything off, then the fragment; a line of it that Kconfig did not keep is an error.
+# configure TREE FRAGMENT...: everything off, then the fragments; a line of them that Kconfig did not keep is an error.
 configure() {
-    local line name lost=0
-    kernel_make -s -C "$2" KCONFIG_ALLCONFIG="$1" allnoconfig
+    local tree=$1 line name lost=0
+    shift
+    cat "$@" > "$tree/.fragments"
+    kernel_make -s -C "$tree" KCONFIG_ALLCONFIG=.fragments allnoconfig
     while IFS= read -r line; do
         case $line in
-            CONFIG_*=*) grep -qxF -- "$line" "$2/.config" && continue ;;
-            '# CONFIG_'*' is not set') name=${line#\# }; grep -q "^${name%% *}=" "$2/.config" || continue ;;
+            CONFIG_*=*) grep -qxF -- "$line" "$tree/.config" && continue ;;
+            '# CONFIG_'*' is not set') name=${line#\# }; grep -q "^${name%% *}=" "$tree/.config" || continue ;;
             '' | '# '*) continue ;;
         esac
-        echo "$1: Kconfig did not keep this line: $line"
+        echo "$*: Kconfig did not keep this line: $line"
         lost=1
-    done < "$1"
+    done < "$tree/.fragments"
     return "$lost"
 }
 
-# compile_kernel TREE JOBS
+# compile_kernel TREE JOBS: the image, and modules where the configuration has them.
 compile_kernel() {
-    kernel_make -C "$1" -j "$2" Image modules
+    local targets=("${KERNEL_IMAGE##*/}")
+    ! grep -qx CONFIG_MODULES=y "$1/.config" || targets+=(modules)
+    kernel_make -C "$1" -j "$2" "${targets[@]}"
     kernel_make -s -C "$1" headers
 }
 
 # pack_tree TREE ARCHIVE: what modules and programs are built against, the headers and build system of the kernel.
+# Where no module is built, the headers of user space are enough.
 pack_tree() {
-    tar -C "$1" --exclude='*.o' -czf "$2" Makefile .config Module.symvers \
-        include scripts usr/include arch/arm64/Makefile arch/arm64/include
+    local parts=(usr/include)
+    ! grep -qx CONFIG_MODULES=y "$1/.config" || parts+=(Makefile .config Module.symvers include scripts
+        "arch/$KERNEL_ARCHITECTURE/Makefile" "arch/$KERNEL_ARCHITECTURE/include")
+    tar -C "$1" --exclude='*.o' -czf "$2" "${parts[@]}"
 }
 
 # compile_module SMPARK_FOLDER TREE: a copy of the module's sources that may be littered, and an unpacked tree.
 compile_module() {
     kernel_make -C "$2" M="$1" KCFLAGS="-Werror -ffile-prefix-map=$1=smpark" modules
-    "${CROSS}strip" --strip-debug "$1/smpark.ko"
+    "${COMPILER}-strip" --strip-debug "$1/smpark.ko"
 }
 
-# compile_program OUT MUSL UAPI SOURCE...: a static AArch64 program against musl and the kernel's own headers.
+# compile_program OUT MUSL UAPI SOURCE...: a static program against musl and the kernel's own headers.
 # The start files and libraries are named one by one, because the cross compiler's own are glibc's.
 compile_program() {
-    local out=$1 musl=$2/usr uapi=$3 gcc=${CROSS}gcc
-    local lib=$musl/lib/aarch64-linux-musl
+    local out=$1 musl=$2/usr uapi=$3 gcc=${COMPILER}-gcc
+    local lib=$musl/lib/$MUSL
     shift 3
     pinned "$gcc" -std=gnu11 -Os -Wall -Wextra -Werror -static -fno-pie -no-pie -ffunction-sections -fdata-sections \
         -ffile-prefix-map="$PWD=." -Wl,--gc-sections -Wl,--build-id=none -s \
-        -nostdinc -isystem "$musl/include/aarch64-linux-musl" -isystem "$uapi" \
+        -nostdinc -isystem "$musl/include/$MUSL" -isystem "$uapi" \
         -isystem "$("$gcc" -print-file-name=include)" \
         -nostdlib "$lib/crt1.o" "$lib/crti.o" "$("$gcc" -print-file-name=crtbeginT.o)" \
         "$@" -L"$lib" -lc "$("$gcc" -print-libgcc-file-name)" -lc \

@@ -291,7 +291,11 @@ def test_digest_is_that_of_the_contents(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["config/aarch64.config", "scripts/recipe.sh", "smpark/*.c", "smpark/Kbuild", "init-oci/*.c", "agent/*.c"]
+    "name",
+    [
+        *("config/common.config", "config/aarch64.config", "scripts/recipe.sh"),
+        *("smpark/*.c", "smpark/Kbuild", "init-oci/*.c", "agent/*.c"),
+    ],
 )
 def test_digest_changes_with_a_byte_of(name: str, checkout: Path) -> None:
     before = digest(checkout, SMALL)
@@ -322,7 +326,11 @@ def test_digest_changes_with_the_source(tiny_source: Callable[[str], Path]) -> N
 
 @pytest.mark.parametrize("group", OPTIONS)
 def test_config_has(group: str) -> None:
-    lines = (KERNEL_BUILD / "config/aarch64.config").read_text().splitlines()
+    lines = [
+        line
+        for name in ("common", "aarch64")
+        for line in (KERNEL_BUILD / f"config/{name}.config").read_text().splitlines()
+    ]
     assert [option for option in OPTIONS[group].split() if f"CONFIG_{option}=y" not in lines] == []
 
 
@@ -354,7 +362,8 @@ def test_patch_that_does_not_apply(
 def test_option_that_does_not_survive(
     checkout: Path, cache: Path, tiny_source: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    (checkout / "config/aarch64.config").write_text("CONFIG_SMP=y\n# CONFIG_PCI is not set\nCONFIG_TSI=y\n")
+    (checkout / "config/common.config").write_text("CONFIG_SMP=y\n# CONFIG_PCI is not set\n")
+    (checkout / "config/aarch64.config").write_text("CONFIG_TSI=y\n")
     source = tiny_source("printf 'CONFIG_SMP=y\\nCONFIG_PCI=y\\n' > .config")
     result = build("--source", source, "--out", tmp_path / "out", tree=checkout, cache=cache)
     assert result.returncode == 1

@@ -53,6 +53,7 @@ def test_the_inputs_of_the_build(unlocked_checkout: Path) -> None:
 
     seen = {key}
     for name, text in {
+        "config/common.config": "# CONFIG_ANOTHER is not set\n",
         "config/aarch64.config": "# CONFIG_ANOTHER is not set\n",
         "patches/9999-a-patch.patch": "a patch\n",
         "smpark/park.c": "/* more */\n",

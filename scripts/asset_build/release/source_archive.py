@@ -47,7 +47,7 @@ on Debian or Ubuntu leaves in out/ the files of the wheel, byte for byte, when t
 |---|---|
 | `kernel/{tarball}` | the kernel's source: {origin}, SHA-256 {source_sha256} |
 | `kernel-build/patches/` | the patches that are applied to it, in the order of their names: {patches} |
-| `kernel-build/config/{set}.config` | the options that are on; everything else is off |
+| `kernel-build/config/common.config`, `{set}.config` | the options that are on; everything else is off |
 | `kernel-build/smpark/`, `init-oci/`, `agent/` | smpark.ko and the two programs |
 | `kernel-build/scripts/`, `kernel-build/README.md` | how they are built |
 | `build-info.json` | what the build recorded of itself |
