@@ -152,5 +152,6 @@ def test_a_file_of_the_greatest_size_is_taken(parser: Path, tmp_path: Path) -> N
     assert parse(parser, tmp_path, GOOD.encode() + many) == ["good"]
 
 
+@pytest.mark.slow
 def test_noise_neither_crashes_the_parser_nor_leaves_its_bounds(sources: list[Path], tmp_path: Path) -> None:
     native.fuzz(tmp_path, sources, sources[1].parent, CORPUS)

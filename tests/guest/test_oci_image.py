@@ -191,6 +191,7 @@ def test_a_document_that_is_none_is_one_line(name: str, tmp_path: Path) -> None:
         read_image(str(layout))
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200) | DOCUMENTS.map(lambda document: json.dumps(document).encode()))
 def test_no_index_is_a_traceback(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:

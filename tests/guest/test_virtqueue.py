@@ -75,6 +75,7 @@ def test_ring_outside_of_memory() -> None:
         Queue(Driver().memory, 8, (0x1000, USER, USER), 0)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(
     st.lists(
@@ -218,6 +219,7 @@ def test_buffer_without_room_for_a_packet(lying: Guest) -> None:
         lying.run()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(
     st.lists(

@@ -73,6 +73,7 @@ def test_a_path_that_cannot_be_is_refused_in_one_line(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", TAKES_A_PATH, ids=" ".join)
 def test_a_path_without_permission_is_refused_in_one_line(arguments: list[str], wheel: Path, tmp_path: Path) -> None:
     """As a user without rights, for whom the folder is closed; root may look into every folder."""

@@ -90,11 +90,13 @@ def test_actionlint_finds_nothing(project: Path, actionlint: Path) -> None:
     assert _lint(actionlint, *(_path(project, name) for name in NAMES)) == []
 
 
+@pytest.mark.slow
 def test_the_schema_holds(project: Path) -> None:
     done = _schema(*(_path(project, name) for name in NAMES))
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schema", "files"),
     [
@@ -239,6 +241,7 @@ def test_a_tag_that_is_not_the_version(workflows: dict[str, Workflow], project: 
     assert f"the tag is v9.9.9, and supermachine_kernel/_version.py says {VERSION}" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_lock_without_this_version(workflows: dict[str, Workflow], copy_of_checkout: Path, installed: Path) -> None:
     script = _steps(workflows["release"]["jobs"]["build"])["Require that the lock holds this version"]
     (copy_of_checkout / "assets.lock.json").write_text(f'{{"format": 1, "version": "{VERSION}", "sets": {{}}}}')

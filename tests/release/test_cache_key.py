@@ -67,6 +67,7 @@ def test_the_inputs_of_the_build(unlocked_checkout: Path) -> None:
         seen.add(changed)
 
 
+@pytest.mark.slow
 def test_the_key_is_the_locked_set_digest(copy_of_checkout: Path, installed: Path, tmp_path: Path) -> None:
     assets = installed / "supermachine_kernel" / "assets"
     lock_set(copy_of_checkout, assets)
@@ -86,6 +87,7 @@ def test_the_key_is_the_locked_set_digest(copy_of_checkout: Path, installed: Pat
     assert key != digest
 
 
+@pytest.mark.slow
 def test_the_lock_of_another_version_locks_nothing(unlocked_checkout: Path, installed: Path) -> None:
     before = key_of(unlocked_checkout)
     lock_set(unlocked_checkout, installed / "supermachine_kernel" / "assets")

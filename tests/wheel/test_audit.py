@@ -99,6 +99,7 @@ def test_the_real_wheel_and_its_installation_hold(wheel: Path, installed: Path) 
     assert all(re.fullmatch("[0-9a-f]{64}", link["digest"]) for link in report["links"])
 
 
+@pytest.mark.slow
 def test_a_release_holds_against_its_lock_alone(released: tuple[Path, Path]) -> None:
     path, lock = released
     assert "+" not in path.name
@@ -115,6 +116,7 @@ def test_a_wheel_rewritten_as_it_was_holds(members: Members, tmp_path: Path) -> 
 # --- what was tampered with, by the link that must break ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tamper", "link"),
     [
@@ -154,6 +156,7 @@ def reordered(members: Members) -> bytes:
     return b"".join(reversed(lines))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tamper", "link"),
     [
@@ -231,6 +234,7 @@ def test_a_set_with_everything_mended_names_itself_custom(members: Members, tmp_
     assert re.match(r"lock: .*expected .*\+custom\.", broken_link(write(changed, tmp_path)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tamper", "link"),
     [
@@ -259,6 +263,7 @@ def test_structure_is_the_last_line_when_all_digests_are_mended(
         assert list(audit(path, PROJECT, UNLOCKED)) and path.name != custom_wheel.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tamper", [change_kernel, swapped])
 def test_the_lock_catches_a_release_with_everything_mended(
     tamper: Tamper, released: tuple[Path, Path], tmp_path: Path
@@ -274,6 +279,7 @@ def test_the_lock_catches_a_release_with_everything_mended(
     )
 
 
+@pytest.mark.slow
 def test_a_release_with_another_bill_of_materials(released: tuple[Path, Path], tmp_path: Path) -> None:
     path, lock = released
     changed = replacing("cdx.json$", b'"version": "1.2.3', b'"version": "1.2.4')(members_of(path))
@@ -282,6 +288,7 @@ def test_a_release_with_another_bill_of_materials(released: tuple[Path, Path], t
     assert re.match(r'SBOM: .*expected the line .*"version": "1\.2\.3', broken_link(write(changed, tmp_path), lock))
 
 
+@pytest.mark.slow
 def test_the_locked_files_under_a_custom_version(custom_wheel: Path, released: tuple[Path, Path]) -> None:
     assert re.match(
         "lock: .*the files are locked, found a version that says they are not .*; build it again$",

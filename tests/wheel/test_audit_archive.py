@@ -41,6 +41,8 @@ from tests.support.wheels import (
     write,
 )
 
+pytestmark = pytest.mark.slow  # each opens a whole wheel
+
 
 @pytest.fixture(scope="module")
 def members(custom_wheel: Path) -> Members:

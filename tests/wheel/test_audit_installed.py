@@ -24,6 +24,8 @@ from scripts.asset_build.paths import PROJECT
 from scripts.asset_build.wheel.archive import record_fields
 from tests.support.wheels import INIT_OCI, KERNEL, broken_link, flipped
 
+pytestmark = pytest.mark.slow  # each opens a whole wheel
+
 LOCK = PROJECT / LOCK_NAME
 ASSETS = "supermachine_kernel/_assets.py"
 

@@ -41,6 +41,7 @@ def test_the_work_goes_on_where_the_file_system_has_no_locks(
     assert done.stdout == f"{reason}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [errno.EBADF, errno.ENOLCK, errno.ENOSYS], ids=errno.errorcode.get)
 def test_a_checkout_without_locks_makes_its_sdist_and_says_so(
     error: int, copy_of_checkout: Path, tmp_path: Path

@@ -18,6 +18,7 @@ def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str
     return subprocess.run(program, env={**outside, **environment}, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_twine_finds_nothing_wrong(wheel: Path, sdist: Path) -> None:
     done = run("twine", "--no-color", "check", "--strict", wheel, sdist)
     assert done.returncode == 0, done.stdout

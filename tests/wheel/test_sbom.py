@@ -71,6 +71,7 @@ def test_the_wheel_has_the_one_of_its_set(sbom: dict[str, Any], verified: Verifi
     assert sbom == sbom_of(verified)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wheel", "unrecorded", "patched", "folder", "release"])
 def test_the_strict_validator_finds_nothing(kind: str, sbom: dict[str, Any], verified: VerifiedSet) -> None:
     documents = {

@@ -80,6 +80,7 @@ def test_several_at_once_are_the_same(sdist: Path, copy_of_checkout: Path, tmp_p
         assert set(pool.map(build_one, range(4))) == {sdist.read_bytes()}
 
 
+@pytest.mark.slow
 def test_it_builds_nowhere_but_at_home_unless_told(sdist: Path, built_set: Path, tmp_path: Path, wheel: Path) -> None:
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path)

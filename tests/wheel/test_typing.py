@@ -6,10 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import supermachine_kernel
 
 PROGRAM = """\
 from pathlib import Path
+
+import pytest
 
 import supermachine_kernel
 from supermachine_kernel import (
@@ -100,6 +104,8 @@ print(supermachine_kernel.KERNEL_LEN)
 """
 
 MISTAKES = """\
+import pytest
+
 import supermachine_kernel
 supermachine_kernel.KERNEL_BYTE
 supermachine_kernel.KERNEL.extract_to("kernel", True)
@@ -119,12 +125,14 @@ def mypy(source: str, installed: Path, folder: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_every_public_name_is_typed(installed: Path, tmp_path: Path) -> None:
     assert (installed / "supermachine_kernel" / "py.typed").is_file()
     assert [name for name in supermachine_kernel.__all__ if name not in PROGRAM] == []
     assert mypy(PROGRAM, installed, tmp_path) == []
 
 
+@pytest.mark.slow
 def test_mypy_finds_each_mistake_in_the_use_of_the_module(installed: Path, tmp_path: Path) -> None:
     lines = [line.split(":")[1] for line in mypy(MISTAKES, installed, tmp_path) if ": error: " in line]
     assert sorted(set(lines)) == ["2", "3", "4", "5"]

@@ -182,6 +182,7 @@ def test_pip_wheel_gives_the_same_wheel(wheel: Path, built_set: Path, tmp_path: 
     assert (tmp_path / wheel.name).read_bytes() == wheel.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_script_reports_the_wheel(built_set: Path, tmp_path: Path, project: Path, wheel: Path) -> None:
     command = [sys.executable, str(project / "scripts" / "wheel.py"), "--json", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, check=True, text=True)
@@ -196,6 +197,7 @@ def test_the_script_reports_the_wheel(built_set: Path, tmp_path: Path, project: 
     assert [path.name for path in tmp_path.iterdir()] == [wheel.name]
 
 
+@pytest.mark.slow
 def test_a_relative_path_is_one_from_the_caller_s_folder(
     built_set: Path, tmp_path: Path, project: Path, wheel: Path
 ) -> None:
