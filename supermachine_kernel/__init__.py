@@ -1,5 +1,7 @@
 """The guest side of the supermachine microVM runtime: kernel, init-oci, supermachine-agent and smpark.ko."""
 
+import sys
+
 from ._assets import (
     ASSETS,
     INIT_OCI,
@@ -7,6 +9,7 @@ from ._assets import (
     SMPARK_KO,
     SUPERMACHINE_AGENT,
     Asset,
+    as_attribute,
     assets_dir,
     extract_all_to,
     manifest,
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, Optional
 
     from ._errors import (
-        AssetConstantError,
+        AssetAttributeError,
         AssetError,
         AssetInArchiveError,
         AssetMissingError,
@@ -61,7 +64,7 @@ __all__ = [
     "SUPERMACHINE_AGENT_BYTES",
     "SUPERMACHINE_AGENT_LEN",
     "Asset",
-    "AssetConstantError",
+    "AssetAttributeError",
     "AssetError",
     "AssetInArchiveError",
     "AssetMissingError",
@@ -90,27 +93,26 @@ __all__ = [
 ]
 
 
+_PUBLIC = __all__
+
 if not TYPE_CHECKING:  # to a type checker it would say that every name is there
+    del __all__  # __getattr__ makes it: what `from supermachine_kernel import *` gives is what can be had
 
     def __getattr__(name: str) -> object:
         """Make the names that cost something when they are used (PEP 562); errors and bytes are then kept."""
-        if name not in __all__:
+        if name == "__all__":
+            return [each for each in _PUBLIC if hasattr(sys.modules[__name__], each)]
+        if name not in _PUBLIC:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         if name.endswith("Error"):
             return getattr(_load_errors(), name)
-        try:
-            return _constant(name)
-        except Exception as error:
-            if isinstance(error, _load_errors().AssetError):
-                # hasattr() and what else looks around in a module knows this as a name that is not there.
-                raise _load_errors().AssetConstantError(**error.fields()) from error
-            raise
+        return as_attribute(lambda: _constant(name))
 
 
 def _load_errors() -> "Any":
     with LOADING:
         from . import _errors
-    globals().update((name, getattr(_errors, name)) for name in __all__ if name.endswith("Error"))
+    globals().update((name, getattr(_errors, name)) for name in _PUBLIC if name.endswith("Error"))
     return _errors
 
 
@@ -125,7 +127,7 @@ def _constant(name: str) -> object:
 
 
 def __dir__() -> "list[str]":
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_PUBLIC})
 
 
 def ensure_assets(directory: "Optional[StrPath]" = None, *, check: str = "record") -> "Path":

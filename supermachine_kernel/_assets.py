@@ -7,10 +7,12 @@ from ._package import ASSETS_DIRECTORY, DIRECTORY, LOADING, MANIFEST, START_AGAI
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Any, NoReturn, Optional
+    from typing import Any, Callable, NoReturn, Optional, TypeVar
 
     from ._read import AssetReader
     from ._write import StrPath
+
+    T = TypeVar("T")
 
 SET = "aarch64"
 """The asset set this version knows: the guest architecture, as the kernel build names it."""
@@ -62,69 +64,30 @@ class Asset:
         """Copying and unpickling give this very object, found by its name in this module."""
         return self.prefix
 
-    def __dir__(self) -> "list[str]":
-        """Whatever can be had now: without a manifest or a file there is no size or path (as in a checkout)."""
-        with LOADING:
-            from ._errors import AssetError
-        missing = set()
-        for name in ("size", "sha256", "path"):
-            try:
-                getattr(self, name)
-            except AssetError:
-                missing.add(name)
-        return sorted(set(super().__dir__()) - missing)
-
     @property
     def size(self) -> int:
-        """Size in bytes, from the manifest; no file is opened.
-
-        Raises AssetMissingError without a manifest, AssetError for a damaged one.
-        """
-        size: int = manifest()["assets"][self.name]["size"]
+        """Size in bytes, from the manifest; no file is opened. Raises AssetAttributeError without a manifest."""
+        size: int = as_attribute(lambda: _entry(self)["size"])
         return size
 
     @property
     def sha256(self) -> str:
-        """SHA-256 in hexadecimal, from the manifest.
-
-        Raises AssetMissingError without a manifest, AssetError for a damaged one.
-        """
-        digest: str = manifest()["assets"][self.name]["sha256"]
+        """SHA-256 in hexadecimal, from the manifest. Raises AssetAttributeError without a manifest."""
+        digest: str = as_attribute(lambda: _entry(self)["sha256"])
         return digest
 
     @property
     def path(self) -> "Path":
         """The path of the file: a `pathlib.Path` to read or to hand on, never to write to.
 
-        Raises AssetMissingError when it is not there, AssetError when its size is not the manifest's, and
-        AssetInArchiveError when the package is inside an archive.
+        Raises AssetAttributeError when it is not there or its size is not the manifest's, and the
+        AssetInArchiveError of that kind when the package is inside an archive.
         """
-        with LOADING:
-            from pathlib import Path
-
-            from ._errors import AssetError, AssetInArchiveError, AssetMissingError
-        if archive():
-            raise AssetInArchiveError(
-                self._location(),
-                "a file",
-                "an archive around it",
-                "read_bytes(), extract_to() and ensure_assets() work from here and give a real file",
-            )
-        try:
-            found = os.stat(self._location()).st_size
-        except OSError as error:
-            expected, cure = f"a file of {self.size} bytes", _how_to_reinstall()
-            if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-                raise AssetMissingError(self._location(), expected, "nothing", cure, errno=error.errno) from error
-            found_instead = f"one that cannot be read ({error.strerror})"
-            raise AssetError(self._location(), expected, found_instead, cure) from error
-        if found != self.size:
-            raise AssetError(self._location(), f"{self.size} bytes", str(found), _how_to_reinstall())
-        return Path(self._location())
+        return as_attribute(lambda: _path(self))
 
     def read_bytes(self) -> bytes:
         """The whole content. Raises AssetMissingError or AssetError."""
-        with self.open() as reader:
+        with open_asset(self) as reader:
             return reader.read_all()
 
     def view(self) -> memoryview:
@@ -134,7 +97,7 @@ class Asset:
         bytes. A process that touches a mapping of a file that was cut short since is killed by the system, so who
         maps an installed file relies on it staying as it is. Raises AssetMissingError or AssetError.
         """
-        with self.open() as reader:
+        with open_asset(self) as reader:
             return reader.view()
 
     def extract_to(self, dest: "StrPath", *, parents: bool = False) -> "Path":
@@ -150,32 +113,18 @@ class Asset:
             from ._folder import make_folder, open_folder
             from ._write import write_files
         target = Path(not_empty(dest))
-        with self.open() as reader:
+        with open_asset(self) as reader:
             if parents:
                 make_folder(target.parent)
             folder, name = os.path.split(target)
             with open_folder(folder, str(target)) as opened:
-                write_files(opened, [(name, self.default_mode, reader)])
+                write_files(opened, [(name, _extracted_mode(self), reader)])
         return target
 
     def verify(self) -> None:
         """Compare size and SHA-256 of the file with the manifest. Raises AssetMissingError or AssetError."""
-        with self.open() as reader:
+        with open_asset(self) as reader:
             reader.verify()
-
-    def open(self) -> "AssetReader":
-        """Open the file for reading by this package. Raises AssetMissingError or AssetError."""
-        with LOADING:
-            from ._read import AssetReader
-        return AssetReader(self._location(), self.size, self.sha256)
-
-    @property
-    def default_mode(self) -> "Optional[int]":
-        """The mode of an extracted file: 0o755 for a program, None for the process's default."""
-        return self.mode if self.mode & 0o111 else None
-
-    def _location(self) -> str:
-        return os.path.join(ASSETS_DIRECTORY, self.name)
 
 
 KERNEL = Asset(
@@ -256,7 +205,7 @@ def assets_dir() -> "Path":
 
     Raises AssetMissingError, AssetError or AssetInArchiveError for the first asset that is not as it should be.
     """
-    paths = [asset.path for asset in ASSETS]
+    paths = [_path(asset) for asset in ASSETS]
     return paths[0].parent
 
 
@@ -276,10 +225,12 @@ def extract_all_to(directory: "StrPath") -> "Path":
     readers = []
     try:
         for asset in ASSETS:
-            readers.append(asset.open())
+            readers.append(open_asset(asset))
         make_folder(folder)
         with open_folder(str(folder), str(folder)) as opened:
-            write_files(opened, [(asset.name, asset.default_mode, reader) for asset, reader in zip(ASSETS, readers)])
+            write_files(
+                opened, [(asset.name, _extracted_mode(asset), reader) for asset, reader in zip(ASSETS, readers)]
+            )
             sweep(opened)
     finally:
         for reader in readers:
@@ -291,6 +242,64 @@ def verify() -> None:
     """Compare every asset with the manifest. Raises AssetMissingError or AssetError for the first that differs."""
     for asset in ASSETS:
         asset.verify()
+
+
+def open_asset(asset: Asset) -> "AssetReader":
+    """Open the file of `asset` for reading. Raises AssetMissingError or AssetError."""
+    with LOADING:
+        from ._read import AssetReader
+    entry = _entry(asset)
+    return AssetReader(_location(asset), entry["size"], entry["sha256"])
+
+
+def as_attribute(get: "Callable[[], T]") -> "T":
+    """What `get` gives; its AssetError becomes an AttributeError too, which hasattr() and its like understand."""
+    try:
+        return get()
+    except Exception as error:
+        with LOADING:
+            from ._errors import AssetAttributeError, AssetError
+        if isinstance(error, AssetAttributeError) or not isinstance(error, AssetError):
+            raise
+        raise AssetAttributeError(**error.fields()) from error
+
+
+def _path(asset: Asset) -> "Path":
+    """The checked path. Raises AssetMissingError, AssetError or AssetInArchiveError."""
+    with LOADING:
+        from pathlib import Path
+
+        from ._errors import AssetError, AssetInArchiveError, AssetMissingError
+    path = _location(asset)
+    if archive():
+        cure = "read_bytes(), extract_to() and ensure_assets() work from here and give a real file"
+        raise AssetInArchiveError(path, "a file", "an archive around it", cure)
+    size = _entry(asset)["size"]
+    try:
+        found = os.stat(path).st_size
+    except OSError as error:
+        expected, cure = f"a file of {size} bytes", _how_to_reinstall()
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise AssetMissingError(path, expected, "nothing", cure, errno=error.errno) from error
+        raise AssetError(path, expected, f"one that cannot be read ({error.strerror})", cure) from error
+    if found != size:
+        raise AssetError(path, f"{size} bytes", str(found), _how_to_reinstall())
+    return Path(path)
+
+
+def _entry(asset: Asset) -> "dict[str, Any]":
+    """What the manifest says of `asset`. Raises AssetMissingError without a manifest, AssetError for a damaged one."""
+    entry: dict[str, Any] = manifest()["assets"][asset.name]
+    return entry
+
+
+def _location(asset: Asset) -> str:
+    return os.path.join(ASSETS_DIRECTORY, asset.name)
+
+
+def _extracted_mode(asset: Asset) -> "Optional[int]":
+    """The mode of an extracted file: 0o755 for a program, None for the process's default."""
+    return asset.mode if asset.mode & 0o111 else None
 
 
 def not_empty(path: "StrPath") -> "StrPath":

@@ -4,7 +4,7 @@ import os
 import stat
 from pathlib import Path
 
-from ._assets import ASSETS, Asset, manifest, not_empty
+from ._assets import ASSETS, Asset, manifest, not_empty, open_asset
 from ._errors import AssetError, DestinationError
 from ._folder import Folder, flush, flush_parents, make_folder, open_folder
 from ._lockstep import release_of
@@ -61,7 +61,7 @@ def complete(folder: Path, *, record: bool = False) -> "dict[str, str]":
     manifest()  # without one nothing can be compared
     if not os.path.isdir(folder):
         for asset in ASSETS:  # with one missing, no folder is made
-            asset.open().close()
+            open_asset(asset).close()
     make_folder(folder)
     with open_folder(str(folder), str(folder)) as opened:
         done, proven = _keep_right_ones(opened)
@@ -125,7 +125,7 @@ def _write_assets(folder: Folder, assets: "list[Asset]") -> "dict[str, os.stat_r
     readers = []
     try:
         for asset in assets:
-            readers.append(asset.open())
+            readers.append(open_asset(asset))
         files = [(asset.name, asset.mode, reader) for asset, reader in zip(assets, readers)]
         facts = write_files(folder, [*files], verify=True, durable=True)
     finally:

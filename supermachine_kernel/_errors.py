@@ -69,11 +69,14 @@ class AssetMissingError(AssetError, _SystemError, FileNotFoundError):
     """An asset, or the manifest, is not there: an editable install without a tree, a broken copy."""
 
 
-class AssetConstantError(AssetError, AttributeError):
-    """A constant of the package, such as KERNEL_BYTES, cannot be made, because the asset is missing or damaged."""
+class AssetAttributeError(AssetError, AttributeError):
+    """An attribute of the package or of an asset, such as KERNEL_BYTES or KERNEL.path, cannot be had.
+
+    The asset or the manifest is missing or damaged; `__cause__` is the error that says so for a call.
+    """
 
 
-class AssetInArchiveError(AssetError):
+class AssetInArchiveError(AssetAttributeError):
     """The package lies in an archive, so the asset has no path; its bytes can still be read and extracted."""
 
 

@@ -99,9 +99,11 @@ def test_a_copy_of_an_asset_is_that_asset(asset: Asset) -> None:
 def test_missing_asset_is_named_with_a_cure(asset: Asset, module_copy: Path) -> None:
     path = module_copy / "supermachine_kernel" / "assets" / asset.name
     path.unlink()
-    uses = ("path", "read_bytes()", "view()", "verify()", "extract_to('never')")
-    for message in child.errors_of([f"supermachine_kernel.{asset.prefix}.{use}" for use in uses], site=module_copy):
-        assert message.startswith(f"AssetMissingError: {path}: expected a file of {asset.size} bytes, found nothing; ")
+    uses = ("read_bytes()", "view()", "verify()", "extract_to('never')", "path")
+    messages = child.errors_of([f"supermachine_kernel.{asset.prefix}.{use}" for use in uses], site=module_copy)
+    for use, message in zip(uses, messages):
+        kind = "AssetAttributeError" if use == "path" else "AssetMissingError"
+        assert message.startswith(f"{kind}: {path}: expected a file of {asset.size} bytes, found nothing; ")
         assert "pip install --force-reinstall" in message
     message = child.error_of("supermachine_kernel.assets_dir()", site=module_copy)
     assert str(path) in message
@@ -196,8 +198,8 @@ def test_a_file_in_the_place_of_the_folder_is_missing_assets(module_copy: Path) 
     folder = module_copy / "supermachine_kernel" / "assets"
     shutil.rmtree(folder)
     folder.write_text("")
-    uses = ("path", "read_bytes()", "view()", "extract_to('never')")
-    for message in child.errors_of([f"supermachine_kernel.KERNEL.{use}" for use in uses], site=module_copy):
+    uses = ("assets_dir()", "KERNEL.read_bytes()", "KERNEL.view()", "KERNEL.extract_to('never')")
+    for message in child.errors_of([f"supermachine_kernel.{use}" for use in uses], site=module_copy):
         assert message.startswith(f"AssetMissingError: {folder / 'kernel'}: expected a file of ")
 
 

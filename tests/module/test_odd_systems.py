@@ -208,7 +208,11 @@ create_autospec(k)
 pydoc.render_doc(k)
 pydoc.render_doc(k.KERNEL)
 print(*(hasattr(k, name) for name in ("KERNEL_BYTES", "KERNEL_LEN", "MANIFEST", "KERNEL")))
-print("path" in dir(k.KERNEL), "size" in dir(k.KERNEL), "sha256" in dir(k.KERNEL), "name" in dir(k.KERNEL))
+print(*(hasattr(k.KERNEL, name) for name in ("path", "size", "sha256", "name")))
+names = {}
+exec("from supermachine_kernel import *", names)
+print(*(name in names for name in ("KERNEL_BYTES", "KERNEL_LEN", "MANIFEST", "KERNEL")))
+print({"path", "size", "sha256", "name"} <= set(dir(k.KERNEL)), "KERNEL_BYTES" in dir(k))
 """
 
 
@@ -221,14 +225,31 @@ def test_looking_around_never_fails_for_what_is_not_there(missing: str, module_c
         shutil.rmtree(package / "assets")
     done = child.python("import warnings; warnings.simplefilter('default')\n" + LOOK_AROUND, site=module_copy)
     assert done.returncode == 0, done.stderr
-    assert (
-        done.stdout.splitlines()
-        == {
-            "manifest": ["False False False True", "False False False True"],
-            "assets": ["False True True True", "False True True True"],
-            "nothing": ["True True True True", "True True True True"],
-        }[missing]
-    )
+    constants, attributes = {
+        "manifest": ("False False False True", "False False False True"),
+        "assets": ("False True True True", "False True True True"),
+        "nothing": ("True True True True", "True True True True"),
+    }[missing]
+    assert done.stdout.splitlines() == [constants, attributes, constants, "True True"]
+
+
+def test_an_attribute_that_cannot_be_had_says_why(module_copy: Path) -> None:
+    """It is an AttributeError, for hasattr(), and has the error that a call would give as its cause."""
+    shutil.rmtree(module_copy / "supermachine_kernel" / "assets")
+    program = """\
+import supermachine_kernel as k
+for get in lambda: k.KERNEL.path, lambda: k.KERNEL_BYTES:
+    try:
+        get()
+    except AttributeError as error:
+        print(isinstance(error, k.AssetError), type(error.__cause__).__name__, str(error) == str(error.__cause__))
+try:
+    from supermachine_kernel import KERNEL_BYTES
+except ImportError as error:
+    print(type(error).__name__)
+"""
+    done = child.python(program, site=module_copy)
+    assert done.stdout.splitlines() == ["True AssetMissingError True"] * 2 + ["ImportError"], done.stderr
 
 
 def test_an_importer_that_knows_no_files_imports(installed: Path) -> None:
@@ -263,10 +284,11 @@ def test_an_import_of_ctypes_that_fails_in_any_way_is_a_copy_instead_of_a_clone(
     program = """\
 import sys
 sys.path.insert(0, sys.argv[1])
+from supermachine_kernel._assets import open_asset
 from supermachine_kernel._folder import Folder
 from supermachine_kernel._write import NewFile
 import supermachine_kernel
-with Folder(sys.argv[1]) as folder, supermachine_kernel.KERNEL.open() as reader:
+with Folder(sys.argv[1]) as folder, open_asset(supermachine_kernel.KERNEL) as reader:
     file = NewFile(folder, "file")
     print(file._fclonefileat(reader.descriptor))
     file.close()

@@ -32,7 +32,7 @@ from supermachine_kernel import (
     SUPERMACHINE_AGENT_BYTES,
     SUPERMACHINE_AGENT_LEN,
     Asset,
-    AssetConstantError,
+    AssetAttributeError,
     AssetError,
     AssetInArchiveError,
     AssetMissingError,
@@ -97,7 +97,7 @@ def functions(folder: Path) -> list[Path]:
 
 
 errors: list[type[SupermachineKernelError]] = [AssetError, DestinationError, InspectionError, LockstepError]
-constant: list[type[AttributeError]] = [AssetConstantError]
+constant: list[type[AttributeError]] = [AssetAttributeError]
 missing: list[type[FileNotFoundError]] = [AssetMissingError, DestinationMissingError]
 other: tuple[type[AssetError], type[IsADirectoryError]] = (AssetInArchiveError, DestinationIsDirectoryError)
 print(supermachine_kernel.KERNEL_LEN)
