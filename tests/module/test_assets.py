@@ -115,8 +115,10 @@ def test_asset_of_another_size_is_never_read(asset: Asset, module_copy: Path) ->
     uses = ("path", "read_bytes()", "view()", "verify()", "extract_to('never')")
     for size in (0, asset.size - 1, asset.size + 1):
         os.truncate(path, size)
-        for message in child.errors_of([f"supermachine_kernel.{asset.prefix}.{use}" for use in uses], site=module_copy):
-            assert message.startswith(f"AssetError: {path}: expected {asset.size} bytes, found {size}; ")
+        codes = [f"supermachine_kernel.{asset.prefix}.{use}" for use in uses]
+        for use, message in zip(uses, child.errors_of(codes, site=module_copy)):
+            kind = "AssetAttributeError" if use == "path" else "AssetError"
+            assert message.startswith(f"{kind}: {path}: expected {asset.size} bytes, found {size}; ")
             assert "pip install --force-reinstall" in message
 
 
