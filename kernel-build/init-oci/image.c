@@ -9,42 +9,38 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/sysinfo.h>
 #include <unistd.h>
 
-#define DEV_SIZE	"1m"
+#define DEV_LIMITS	"size=1m,nr_inodes=2048"
 #define SHM_KIB		(64 * 1024)	/* as container runtimes have it */
-#define SHM_PART	4		/* of the memory, at most */
 
-/* The upper takes half of the memory; all of it must never be full of files, for then the kernel panics. */
-static unsigned long long default_shm_kib(void)
+/* Of the memory that is for files, at most. A file or folder without content takes about a KiB. */
+#define SHM_PART	4
+#define SHM_INODES_PART	64
+
+static void mount_shm(const struct config *config)
 {
-	struct sysinfo info;
-	unsigned long long part;
+	unsigned long long part = files_kib() / SHM_PART;
+	char options[128], size[32];
 
-	if (sysinfo(&info))
-		return SHM_KIB;
-	part = (unsigned long long)info.totalram * info.mem_unit / 1024 / SHM_PART;
-	return part < SHM_KIB ? part : SHM_KIB;
+	snprintf(size, sizeof size, "%lluk", part < SHM_KIB ? part : SHM_KIB);
+	snprintf(options, sizeof options, "mode=1777,size=%.48s,nr_inodes=%llu",
+		 config->shm_size ? config->shm_size : size, files_kib() / SHM_INODES_PART);
+	mount_at("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV | MS_NOEXEC, options);
 }
 
 /* All but /proc, which is that of the image's PID namespace. */
 void mount_devices(const struct config *config)
 {
 	static const char *const for_everybody[] = { "/dev/fuse", "/dev/net/tun" };
-	char options[96];
 
 	mount_at("devtmpfs", "/dev", MS_NOSUID, NULL);
 	/* It is there since before us, and takes half of the memory: somebody who mistypes a device's name fills it. */
-	if (mount(NULL, "/dev", NULL, MS_REMOUNT | MS_NOSUID, "mode=0755,size=" DEV_SIZE))
-		say("init-oci: warning: /dev keeps its size: %s", strerror(errno));
+	if (mount(NULL, "/dev", NULL, MS_REMOUNT | MS_NOSUID, "mode=0755," DEV_LIMITS))
+		say("init-oci: warning: /dev keeps its limits: %s", strerror(errno));
 	mount_at("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
 	mount_at("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "ptmxmode=0666,mode=0620,gid=5");
-	if (config->shm_size)
-		snprintf(options, sizeof options, "mode=1777,size=%.48s", config->shm_size);
-	else
-		snprintf(options, sizeof options, "mode=1777,size=%lluk", default_shm_kib());
-	mount_at("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV | MS_NOEXEC, options);
+	mount_shm(config);
 	mount_at("mqueue", "/dev/mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
 	mount_at("cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
 	/* devtmpfs made its own ptmx, which belongs to no mounted devpts */

@@ -51,6 +51,10 @@ const char *mount_any(const char *device, const char *target, const char *const 
 void keep_writable(const char *path);	/* a file system that has to be whole after the power off */
 void make_read_only(void);		/* those */
 
+/* ---- memory.c ---- */
+
+unsigned long long files_kib(void);
+
 /* ---- root.c: the overlay; image.c: what is in it; network.c ---- */
 
 void make_root(const struct config *config);

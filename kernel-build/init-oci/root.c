@@ -18,6 +18,10 @@
 #define ROOT	WORK "/root"
 #define RW	WORK "/rw"
 
+/* Of the memory that is for files. A file or folder without content takes about a KiB. */
+#define UPPER_PART	2
+#define UPPER_INODES_PART	8
+
 static void layer_path(char *path, size_t room, size_t index)
 {
 	snprintf(path, room, WORK "/layers/%zu", index);
@@ -77,11 +81,13 @@ static void mount_upper(const struct config *config)
 	struct stat status;
 
 	if (!config->upper) {
-		char options[160];
+		char options[160], size[32], inodes[32];
 
-		snprintf(options, sizeof options, "mode=0755%s%.48s%s%.48s",
-			 config->upper_size ? ",size=" : "", config->upper_size ? config->upper_size : "",
-			 config->upper_inodes ? ",nr_inodes=" : "", config->upper_inodes ? config->upper_inodes : "");
+		snprintf(size, sizeof size, "%lluk", files_kib() / UPPER_PART);
+		snprintf(inodes, sizeof inodes, "%llu", files_kib() / UPPER_INODES_PART);
+		snprintf(options, sizeof options, "mode=0755,size=%.48s,nr_inodes=%.48s",
+			 config->upper_size ? config->upper_size : size,
+			 config->upper_inodes ? config->upper_inodes : inodes);
 		mount_at("tmpfs", RW, 0, options);
 	} else {
 		if (!wait_for(config->upper, &status))

@@ -145,23 +145,23 @@ def test_layers_volumes_and_shares_make_one_root(built_set: Path, tmp_path: Path
 
 
 def test_a_full_upper_is_no_space_for_the_image_and_no_panic(built_set: Path, tmp_path: Path) -> None:
-    """With /dev/shm and /dev full too, in a guest of the default 256 MiB, where nobody limits them."""
+    """With all the content and all the files that /dev/shm and /dev take too, in a guest of 128 MiB."""
     fill = "; ".join(
         [
             'fill() { cat /dev/zero 2>&1 > $1 | sed "s|.*: |$1: |"; }',
             "fill /big; fill /dev/shm/big; fill /dev/nul",
-            "echo 'files: ' $(i=0; while : > /big$i; do i=$((i + 1)); done 2>&1)",
+            'files() { echo "files in $1:" $(i=0; while : > $1/big$i$LONG; do i=$((i + 1)); done 2>&1); }',
+            f"LONG={'x' * 200}; files ''; files /dev/shm; files /dev",
             "rm -r /big*; echo again > /more; cat /more",
         ]
     )
-    seen = boot(
-        built_set, tmp_path, configuration("sh", "-c", fill), Container(), extra=["-m", "256M"], limit=3 * LIMIT
-    )
+    seen = boot(built_set, tmp_path, configuration("sh", "-c", fill), Container(), memory="128M", limit=3 * LIMIT)
     assert_ended_well(seen)
     for path in ("/big", "/dev/shm/big", "/dev/nul"):
         assert said(seen, f"{path}: ") == ["No space left on device"]
-    (files,) = said(seen, "files: ")
-    assert files.endswith("No space left on device")
+    for folder in ("", "/dev/shm", "/dev"):
+        (files,) = said(seen, f"files in {folder}: ")
+        assert files.endswith("No space left on device")
     assert said(seen, "again") == [""], "there is room after something was removed"
 
 
