@@ -13,7 +13,10 @@ from .errors import SetupError
 from .program import log
 
 LIST = Path(__file__).with_name("debian-packages.txt")
-"""The Debian packages of a machine that builds and tests: one a line, and the commands of it that are run here."""
+"""The Debian packages of a machine that builds and tests: one a line, and the commands of it that are run here.
+
+The name of a header, where a package has no command, is an absolute path.
+"""
 PACKAGE_OF = {
     command: package
     for package, *commands in (line.split() for line in LIST.read_text().splitlines())
@@ -24,9 +27,13 @@ PACKAGE_OF = {
 
 def install_commands(commands: Iterable[str] = PACKAGE_OF) -> None:
     """Install with apt the packages of those commands that are not on the PATH. Raises SetupError."""
-    missing = sorted({PACKAGE_OF[command] for command in commands if shutil.which(command) is None})
+    missing = sorted({PACKAGE_OF[command] for command in commands if not _is_there(command)})
     if missing:
         install_packages(missing)
+
+
+def _is_there(command: str) -> bool:
+    return os.path.exists(command) if os.path.isabs(command) else shutil.which(command) is not None
 
 
 def install_packages(packages: list[str]) -> None:
