@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure what is promised of speed and memory: every figure is taken on this machine, in this run."""
+"""Measure speed and memory, and compare both with what is promised. Every figure is taken in this run."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ examples:
 
 
 class StepError(Exception):
-    """The name of the step that failed; its output has been shown."""
+    """A step failed. The text is its name; its output has been shown."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -119,7 +119,7 @@ def other_pythons() -> dict[str, str]:
 
 
 def _is(python: str, version: str) -> bool:
-    """A pyenv shim is on the PATH even where it leads to nothing."""
+    """Say whether `python` is of that version; a pyenv shim is on the PATH even where it leads to nothing."""
     program = "import sys; print('%d.%d' % sys.version_info[:2])"
     done = subprocess.run([python, "-I", "-c", program], capture_output=True, text=True, check=False)
     return done.returncode == 0 and done.stdout.strip() == version

@@ -1,4 +1,4 @@
-"""The build: a set's way from its source into the wheel.
+"""The build, which takes a set from its source into the wheel.
 
 sources -> check -> lock -> stage -> archive, run by the setuptools commands in `commands`.
 """

@@ -43,7 +43,7 @@ class AssetDistribution(Distribution):
     editable = False
 
     def __init__(self, attrs: Optional[MutableMapping[str, Any]] = None) -> None:
-        os.environ.pop("SOURCE_DATE_EPOCH", None)  # no date is kept, so that a senseless one is no reason to fail
+        os.environ.pop("SOURCE_DATE_EPOCH", None)  # the wheel keeps no date, so a senseless one is no reason to fail
         super().__init__(attrs)
 
     def find_config_files(self) -> list[str]:
@@ -194,7 +194,7 @@ class Sdist(sdist):
 
 
 def _refuse_sdist_elsewhere() -> None:
-    """An sdist on another platform would make a wheel that cannot be installed there, and a riddle of pip's error."""
+    """Refuse to build on another platform: pip could not install the wheel there, and its error would not say why."""
     row, from_sdist = wheel_row(), (PROJECT / "PKG-INFO").is_file()
     at_home = (sys.platform, platform.machine()) in row.machines
     if from_sdist and not at_home and os.environ.get("SUPERMACHINE_CROSS_BUILD") != "1":

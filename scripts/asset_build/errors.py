@@ -4,7 +4,7 @@ from supermachine_kernel import SupermachineKernelError
 
 
 class BuildError(SupermachineKernelError):
-    """What keeps a build from being right: file or URL, expected, found, what to do."""
+    """The build stops: the file or URL, what was expected, what was found, and the cure."""
 
 
 class ContentMismatchError(Exception):

@@ -1,4 +1,4 @@
-"""One process at a time: an exclusive lock on a file, wherever the file system has locks.
+"""An exclusive lock on a file, for one process at a time, wherever the file system has locks.
 
 It uses the standard library alone, because the programs take locks before they have made an environment to install
 a library into.

@@ -20,7 +20,7 @@ def main(project: str, out: str) -> int:
 
 
 class _HookFailed(BaseException):
-    """No Exception, which `build` would turn into one of its own with a traceback."""
+    """A hook failed. `build` would turn an Exception into one of its own with a traceback, so this is none."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -28,7 +28,7 @@ class _HookFailed(BaseException):
 
 
 def _run(cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
-    """Run a hook with this program's own standard error: `build` itself would keep the progress to itself."""
+    """Run a hook with this program's standard error, because `build` would hide the progress."""
     done = subprocess.run(cmd, cwd=cwd, env={**os.environ, **(extra_environ or {})}, check=False)
     if done.returncode:
         raise _HookFailed(done.returncode)

@@ -85,7 +85,7 @@ def parse_lock(text: str) -> Lock:
 
 
 def format_lock(lock: Lock) -> str:
-    """The text of the lock: the same for the same lock, one asset's change a change of its own lines."""
+    """Return the text of the lock. Equal locks have equal texts, and a changed asset changes its own lines only."""
     document = {
         "format": FORMAT,
         "version": lock.version,
@@ -105,7 +105,7 @@ def format_lock(lock: Lock) -> str:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose names are each there once (RFC 8259, 4, leaves open which value else counts)."""
+    """Return the object; a name that stands twice is an error (RFC 8259, 4, does not say which value would count)."""
     value = dict(pairs)
     if len(value) != len(pairs):
         names = [name for name, _ in pairs]

@@ -10,7 +10,7 @@ MIB = 1 << 20
 
 
 class BenchError(SupermachineKernelError):
-    """There is no figure."""
+    """A benchmark could not be measured."""
 
 
 @dataclass(frozen=True)
@@ -25,5 +25,5 @@ class Figure:
 
     @classmethod
     def at_most(cls, name: str, value: float, unit: str, limit: float) -> Figure:
-        """A value that is promised to be `limit` or less."""
+        """Return the figure of a value that is promised to be `limit` or less."""
         return cls(name, value, unit, f"at most {limit:g}", value <= limit)

@@ -19,7 +19,7 @@ class AgentError(OSError):
 
 
 class Outcome(NamedTuple):
-    """What became of one command: kind 0 exit status, 1 signal, 2 not run (errno)."""
+    """How one command ended. `kind` is 0 for an exit status, 1 for a signal, and 2 for a command that did not start."""
 
     kind: int
     value: int
@@ -67,7 +67,7 @@ class Call:
         self.send(hello(window=window) + frame(kind, payload))
 
     def send(self, data: bytes) -> None:
-        """Send bytes as they are. An agent that has closed shows when its frames are read."""
+        """Send bytes as they are. If the agent has closed, only reading its frames shows it."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.socket.sendall(data)
 
@@ -117,7 +117,7 @@ class Call:
         self.send(frame(Kind.CREDIT, struct.pack("<II", stream, size)))
 
     def close(self) -> None:
-        """Close as the protocol wants it: the agent first."""
+        """Let the agent close first, as the protocol asks, and then close."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
             while select.select([self.socket], [], [], 2.0)[0] and self.socket.recv(65536):

@@ -1,4 +1,4 @@
-"""How the host of the tests behaves where hosts differ."""
+"""The ways in which hosts differ, for the host of the tests to choose from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Behaviour:
-    """A host's ways. The defaults are those of a host that keeps to the virtio standard and loses nothing."""
+    """How a host behaves. With the defaults it keeps to the virtio standard and loses nothing."""
 
     buffer: int = 256 << 10
     """Bytes that a stream's sender in the guest may have under way, as each packet announces it."""

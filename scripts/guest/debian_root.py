@@ -58,7 +58,7 @@ def _make(scratch: Path, packages: list[str], files: Mapping[str, str], kept: Pa
     root = scratch / "root"
     for folder in ("usr/bin", "usr/sbin", "usr/lib"):
         (root / folder).mkdir(parents=True)
-        (root / Path(folder).name).symlink_to(folder)  # as in an installed Debian
+        (root / Path(folder).name).symlink_to(folder)  # an installed Debian has this link
     for package in fetched:
         unpack(package, root)
     for folder in ("root", "tmp", "run", "dev", "proc", "sys", "var/tmp", "var/log"):

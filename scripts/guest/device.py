@@ -76,14 +76,14 @@ class Device:
         return ["-chardev", chardev, "-device", "vhost-user-vsock-device,chardev=vsock"]
 
     def inherited(self) -> None:
-        """QEMU has its descriptor: without another copy of it here, QEMU's end is seen."""
+        """Close our copy of QEMU's descriptor, so that the end of QEMU is noticed."""
         self._qemus.close()
 
     # --- for the host's programs ---
 
     @property
     def complaints(self) -> list[str]:
-        """What the guest did wrong, up to a hundred sentences."""
+        """Return what the guest did wrong, in at most a hundred sentences."""
         return list(self.link.complaints)
 
     def connect(self, port: int, timeout: float = 10.0) -> socket.socket:
@@ -207,7 +207,7 @@ class Listener:
         return sock, guest_port
 
     def close(self) -> None:
-        """Refuse what comes, and close what nobody accepted."""
+        """Refuse new connections, and close those that nobody accepted."""
         with contextlib.suppress(GuestError):
             self._device.call(self._device.link.ports.pop, self._port, None)
         with contextlib.suppress(queue.Empty):
@@ -215,7 +215,7 @@ class Listener:
                 self._waiting.get_nowait()[0].close()
 
     def offer(self, guest_port: int) -> socket.socket | None:
-        """For the device's thread: its end of a new connection, or None."""
+        """Return the device's end of a new connection, or None if the backlog is full. For the device's thread."""
         mine, theirs = socket.socketpair()
         try:
             self._waiting.put_nowait((mine, guest_port))

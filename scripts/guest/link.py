@@ -27,7 +27,7 @@ _MAX_COMPLAINTS = 100
 
 
 class Source(Protocol):
-    """What has something for the guest and waits for a buffer of it."""
+    """Somebody who has data for the guest and waits for a buffer of the guest's."""
 
     def resume(self) -> None:
         """Send one packet, and `wait` again if there is more."""
@@ -59,13 +59,13 @@ class Link:
     # --- the rings ---
 
     def start_ring(self, index: int, queue: Queue, kick: int) -> None:
-        """The guest has set up one of its rings."""
+        """Begin to use a ring that the guest has set up."""
         self._queues[index], self._kicks[index] = queue, kick
         self.loop.add_reader(kick, self._kicked, index, kick)
         self.loop.call_soon(self._flush if index == RX else self._drain)
 
     def stop_ring(self, index: int) -> None:
-        """The ring is gone, and with it every stream."""
+        """Forget a ring of the guest's, and end every stream."""
         del self._queues[index]
         self.loop.remove_reader(self._kicks.pop(index))
         self._out.clear()
@@ -103,7 +103,7 @@ class Link:
         self._flush()
 
     def room(self) -> memoryview | None:
-        """Where the payload of the next packet goes, for `fill`; None if that has to wait."""
+        """Return the buffer for the payload of the next packet, which `fill` sends; None if there is none yet."""
         queue = self._queues.get(RX)
         others_first = self._sources and not self._flushing
         if self._out or others_first or queue is None:
@@ -234,12 +234,12 @@ class Link:
         return stream
 
     def closed(self, stream: Stream) -> None:
-        """The stream has ended, and its socket is closed."""
+        """Forget a stream that has ended and whose socket is closed."""
         self.forget(stream)
         self._open_streams.discard(stream)
 
     def forget(self, stream: Stream) -> None:
-        """The stream has ended for the guest."""
+        """Forget a stream that has ended for the guest."""
         if self.streams.get((stream.port, stream.guest_port)) is stream:
             del self.streams[stream.port, stream.guest_port]
 

@@ -160,7 +160,7 @@ def _by_name(where: str, source: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
 
 
 def _order(item: tuple[str, tarfile.TarInfo]) -> tuple[int, str]:
-    """Folders come before what is in them, and hard links after what they lead to."""
+    """Sort the members: folders before what is in them, and hard links after what they lead to."""
     name, member = item
     if member.isdir():
         return 0, name
@@ -168,7 +168,7 @@ def _order(item: tuple[str, tarfile.TarInfo]) -> tuple[int, str]:
 
 
 def _opaque_folders(members: dict[str, tarfile.TarInfo]) -> set[str]:
-    """The folders that hide what is below: marked so, or removed and made again in the same layer."""
+    """Return the folders that hide what is below: they are marked so, or are removed and made again in one layer."""
     opaque = set()
     for name in members:
         parent, _, last = name.rpartition("/")

@@ -29,12 +29,12 @@ class Services:
 
     @property
     def web_port(self) -> int:
-        """Of TCP."""
+        """The TCP port of the web server."""
         return self._web.server_port
 
     @property
     def name_port(self) -> int:
-        """Of UDP."""
+        """The UDP port of the name server."""
         port: int = self._names.getsockname()[1]
         return port
 
@@ -101,7 +101,7 @@ def _handler(find: Callable[[], tuple[str, int]]) -> type[http.server.BaseHTTPRe
             self.wfile.write(body)
 
         def log_message(self, format: str, *arguments: object) -> None:
-            """Nobody reads it."""
+            """Print nothing, because nobody reads it."""
 
     return Handler
 

@@ -37,7 +37,7 @@ class Stream:
         sock.setblocking(False)
         self._link, self._sock, self._answered = link, sock, answered
         self.port, self.guest_port = port, guest_port
-        self._unsent = bytearray()  # from the guest, and not taken by the socket yet
+        self._unsent = bytearray()  # bytes from the guest that the socket has not taken yet
         self._received = self._consumed = self._told = 0  # of what the guest sends
         self._sent = self._peer_buffer = self._peer_consumed = 0  # of what it is sent
         self._reading = self._writing = self._starved = self._waiting = self._ended = self._closed = False
@@ -46,7 +46,7 @@ class Stream:
     # --- from the guest ---
 
     def handle(self, header: Header, pieces: list[memoryview]) -> None:
-        """A packet of the guest's; `pieces` are its payload."""
+        """Act on a packet of the guest's; `pieces` are its payload."""
         self._peer_buffer, self._peer_consumed = header.buffer, header.consumed
         if header.op == packet.RW and self._answered is None:
             self._take(header.length, pieces)
@@ -69,7 +69,7 @@ class Stream:
             self._listen()
 
     def opened_by_guest(self, header: Header) -> None:
-        """The guest's REQUEST is granted."""
+        """Answer the guest's REQUEST: the stream is open."""
         self._peer_buffer, self._peer_consumed = header.buffer, header.consumed
         self._send(packet.RESPONSE)
         self._listen()
@@ -130,7 +130,7 @@ class Stream:
                 self._link.forget(self)
                 self._link.send(self._header(packet.RST))
                 self._stop_reading()
-                self._closed = True  # and the socket gets what is left
+                self._closed = True  # the socket still gets what is left
             else:
                 self.reset()
         elif flags & packet.NO_SEND and not self._unsent:
@@ -139,7 +139,7 @@ class Stream:
             self._stop_reading()
 
     def _shut_socket(self) -> None:
-        with contextlib.suppress(OSError):  # it may have ended by itself
+        with contextlib.suppress(OSError):  # the stream may have ended by itself
             self._sock.shutdown(socket.SHUT_WR)
 
     # --- to the guest ---
@@ -185,7 +185,7 @@ class Stream:
         return True
 
     def _end(self) -> None:
-        """The socket's other end sends no more."""
+        """Tell the guest that the socket's other end sends no more."""
         self._ended = True
         self._stop_reading()
         if not self._link.behaviour.half_close:
@@ -259,7 +259,7 @@ class Stream:
 
 
 def _hung_up(sock: socket.socket) -> bool:
-    """Whether neither direction of the socket is open any more."""
+    """Say whether both directions of the socket are closed."""
     poll = select.poll()
     poll.register(sock, 0)
     return bool(poll.poll(0))

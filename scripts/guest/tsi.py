@@ -69,7 +69,7 @@ class Host:
             return self._listening[port]
 
     def close(self) -> None:
-        """Forget every socket, as a host that has just begun."""
+        """Forget every socket, so that the host is as it was at its start."""
         for found in list(self.sockets.values()):
             self._remove(found)
         self._accepted.clear()
@@ -201,13 +201,13 @@ class Host:
         if found is None:
             return
         delay = 0.0 if found.listeners else self._link.behaviour.release_delay
-        if delay:  # by its port alone: another socket there by then is removed
+        if delay:  # found by the port alone, so another socket that has the port by then is removed
             self._link.loop.call_later(delay, self._remove_port, request.port)
         else:
             self._remove(found)
 
     def _stream(self, guest_port: int) -> socket.socket | None:
-        """The guest opens the stream of a socket that is connected."""
+        """Give the guest the stream of a connected socket, which it asks for."""
         found = self.sockets.get(guest_port)
         return None if found is None else found.take_stream()
 

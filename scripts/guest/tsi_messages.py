@@ -23,7 +23,7 @@ ADDRESS_SIZE = 128
 
 
 class MessageError(Exception):
-    """What is wrong with a request: what was expected, and what was found."""
+    """A request is wrong. The text says what was expected and what was found."""
 
 
 class Address(NamedTuple):
@@ -36,24 +36,24 @@ class Address(NamedTuple):
 
     @property
     def family(self) -> socket.AddressFamily:
-        """The family of this machine's sockets."""
+        """The address family, by this machine's number."""
         return socket.AF_INET6 if ":" in self.host else socket.AF_INET
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it is this machine itself, also as the unspecified address."""
+        """Whether the address means this machine, as a loopback or the unspecified address does."""
         address = ipaddress.ip_address(self.host)
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
         return address.is_loopback or address.is_unspecified
 
     def for_socket(self, port: int | None = None) -> tuple[str, int] | tuple[str, int, int, int]:
-        """As the socket module takes it, with another port if one is given."""
+        """Return the address for the socket module, with `port` in place of its own if that is given."""
         port = self.port if port is None else port
         return (self.host, port, self.flow, self.scope) if self.family == socket.AF_INET6 else (self.host, port)
 
     def pack(self) -> bytes:
-        """The sockaddr."""
+        """Return the bytes of the sockaddr."""
         packed = socket.inet_pton(self.family, self.host)
         if self.family == socket.AF_INET:
             return struct.pack("<H", INET) + struct.pack(">H", self.port) + packed + bytes(8)
@@ -62,12 +62,12 @@ class Address(NamedTuple):
 
     @classmethod
     def of(cls, name: tuple[str, int] | tuple[str, int, int, int]) -> Address:
-        """What the socket module gives as an address."""
+        """Return the address that the socket module gave."""
         return cls(name[0].partition("%")[0], *name[1:])
 
 
 class Create(NamedTuple):
-    """A socket whose data port in the guest is `port`."""
+    """CREATE: make a socket; its data port in the guest is `port`."""
 
     port: int
     family: int
@@ -75,14 +75,14 @@ class Create(NamedTuple):
 
 
 class Connect(NamedTuple):
-    """Connect that socket."""
+    """CONNECT: connect that socket."""
 
     port: int
     address: Address
 
 
 class GetName(NamedTuple):
-    """Ask for the peer's address."""
+    """GETNAME: say the peer's address."""
 
     port: int
     host_port: int
@@ -90,14 +90,14 @@ class GetName(NamedTuple):
 
 
 class SendToAddress(NamedTuple):
-    """Where the next payload from that port goes."""
+    """SENDTO_ADDR: send the next payload from that port to this address."""
 
     port: int
     address: Address
 
 
 class Listen(NamedTuple):
-    """Listen at `address`, and connect to `vm_port` of the guest for each connection."""
+    """LISTEN: listen at `address`, and connect to `vm_port` of the guest for each connection."""
 
     port: int
     vm_port: int
@@ -106,14 +106,14 @@ class Listen(NamedTuple):
 
 
 class Accept(NamedTuple):
-    """Ask whether a connection is complete that was not asked for yet."""
+    """ACCEPT: say whether there is one more complete connection."""
 
     port: int
     flags: int
 
 
 class Release(NamedTuple):
-    """The guest needs that socket no more."""
+    """RELEASE: forget that socket."""
 
     port: int
     host_port: int
@@ -123,7 +123,7 @@ Request = Union[Create, Connect, GetName, SendToAddress, Listen, Accept, Release
 
 
 def parse(operation: int, payload: bytes) -> Request:
-    """A request. Raises MessageError for what is not exactly one."""
+    """Parse a request. Raises MessageError for anything but exactly one request."""
     if operation == CREATE:
         return Create(*_fields("<IHH", payload))
     if operation == CONNECT:
@@ -145,12 +145,12 @@ def parse(operation: int, payload: bytes) -> Request:
 
 
 def result(error: int) -> bytes:
-    """The reply to CONNECT, LISTEN and ACCEPT; `error` is 0 or an errno of Linux."""
+    """Return the reply to CONNECT, LISTEN and ACCEPT; `error` is 0 or an errno of Linux."""
     return struct.pack("<i", -error)
 
 
 def name(address: Address | None) -> bytes:
-    """The reply to GETNAME; None: there is no such socket."""
+    """Return the reply to GETNAME; None says that there is no such socket."""
     packed = address.pack() if address is not None else b""
     error = 0 if address is not None else errno.EINVAL
     return struct.pack("<iI", -error, len(packed)) + packed.ljust(ADDRESS_SIZE, b"\0")

@@ -19,7 +19,7 @@ _PACKETS_IN_TURN = 16
 
 
 class Socket:
-    """What CREATE made: a stream to be, a listener, or datagrams. It lives in the link's thread."""
+    """What CREATE made: a socket for a stream, for a listener or for datagrams. Only the link's thread uses it."""
 
     def __init__(self, link: Link, request: Create, control: int) -> None:
         self._link, self.port, self.type, self.control = link, request.port, request.type, control
@@ -36,7 +36,7 @@ class Socket:
         self._reading = self._connecting = False
 
     def connect(self, to: Address, port: int, answer: Callable[[int, bool], None]) -> None:
-        """Connect; `answer` gets the errno, or 0, and whether it was not known at once."""
+        """Connect. `answer` is called with the errno, or 0, and with whether the result had to be waited for."""
         if self._sock is None or self._connecting or self.listeners:
             return answer(errno.EISCONN, False)
         sock = self._sock
@@ -61,7 +61,7 @@ class Socket:
         answer(error, late)
 
     def take_stream(self) -> socket.socket | None:
-        """The connected socket, for the stream that owns it from now on; None if there is none."""
+        """Return the connected socket to the stream that owns it from now on; None if there is none."""
         if self.peer is None or self.type == DATAGRAM:
             return None
         sock, self._sock = self._sock, None
@@ -80,7 +80,7 @@ class Socket:
             self._link.loop.add_reader(listener, accept, listener)
 
     def send(self, payload: bytes, to: tuple[str, int] | tuple[str, int, int, int] | None) -> None:
-        """Send a datagram, or lose it, as datagrams are."""
+        """Send a datagram; like any datagram it may be lost."""
         if self._sock is not None:
             with contextlib.suppress(OSError):
                 if to is None:
@@ -89,9 +89,9 @@ class Socket:
                     self._sock.sendto(payload, to)
 
     def receive(self) -> None:
-        """From now on the guest gets what comes for a datagram socket, whoever sent it."""
+        """Begin to hand the guest each datagram that arrives, whoever sent it."""
         if not self._reading and self._sock is not None:
-            with contextlib.suppress(OSError):  # it is bound already
+            with contextlib.suppress(OSError):  # the socket is bound already
                 self._sock.bind(("::1" if self.family == socket.AF_INET6 else "127.0.0.1", 0))
             self._reading = True
             self._link.loop.add_reader(self._sock, self._readable)
@@ -126,10 +126,10 @@ class Socket:
             self._link.wait(self)
             return False
         try:
-            got = self._sock.recv_into(room)  # what is longer is cut
+            got = self._sock.recv_into(room)  # a longer datagram is cut
         except BlockingIOError:
             return False
-        except OSError:  # an ICMP error of a former datagram
+        except OSError:  # an ICMP error that an earlier datagram caused
             return True
         ends = (HOST_CID, self._link.guest_cid)
         source, cid = reversed(ends) if self._link.behaviour.swapped_cids else ends

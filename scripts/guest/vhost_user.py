@@ -83,7 +83,7 @@ class Connection:
         return True
 
     def other_queue(self, size: int, places: tuple[int, int, int]) -> Queue:
-        """A queue at these addresses in the guest, which interrupts as the first ring does."""
+        """Return a queue at these addresses in the guest, which interrupts as the first ring does."""
         if self._memory is None:
             raise GuestError("expected the guest's memory, found none yet")
         return Queue(self._memory.by_guest_addresses(), size, places, 0, self._rings[0].call)

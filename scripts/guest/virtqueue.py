@@ -19,7 +19,7 @@ MAX_QUEUE = 32768
 
 
 class GuestError(Exception):
-    """The guest, or QEMU for it, broke the protocol: what was expected, and what was found."""
+    """The guest, or QEMU for it, broke the protocol. The text says what was expected and what was found."""
 
 
 class Region(NamedTuple):
@@ -86,7 +86,7 @@ class Queue:
         self._fence = threading.Lock()
 
     def peek(self) -> Chain | None:
-        """The next chain, or None if the guest has made none available. Raises GuestError."""
+        """Return the next chain, or None if the guest has made none available. Raises GuestError."""
         waiting = (self._available[1] - self.base) & 0xFFFF
         if not waiting:
             return None

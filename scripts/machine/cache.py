@@ -58,7 +58,7 @@ def why_others_can_write(path: Path) -> str | None:
             return f"{folder} cannot be looked at: {error.strerror}"
         if found.st_uid not in (os.geteuid(), 0):
             return f"{folder} belongs to user id {found.st_uid}"
-        if stat.S_ISLNK(found.st_mode):  # its mode says nothing
+        if stat.S_ISLNK(found.st_mode):  # the mode of a link says nothing
             continue
         # In a sticky folder, as /tmp is, nobody can replace what is not theirs.
         sticky = folder != end and found.st_mode & stat.S_ISVTX

@@ -106,7 +106,7 @@ def _version(python: str) -> str:
 
 
 def _runs(interpreter: Path) -> bool:
-    """An environment's interpreter is a link, to a Python that may have been removed or replaced since."""
+    """Say whether the interpreter starts: it is a link to a Python that may have been removed or replaced since."""
     try:
         return subprocess.run([interpreter, "-I", "-c", ""], capture_output=True, check=False).returncode == 0
     except OSError:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class OutputError(Exception):
-    """Standard output takes no more: the reason in words."""
+    """Standard output cannot be written any more. The text says why."""
 
 
 def run_program(main: Callable[[], int]) -> NoReturn:
@@ -35,7 +35,7 @@ def run_program(main: Callable[[], int]) -> NoReturn:
     try:
         status = _run(main)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends this process at once
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second signal ends this process at once
         status = _failed("interrupted")
     except OutputError as error:
         status = 1 if error.__cause__.__class__ is BrokenPipeError else _failed(f"standard output: {error}")
@@ -104,7 +104,7 @@ def _text(file: io.RawIOBase) -> io.TextIOWrapper:
 
 
 class _Output(io.FileIO):
-    """Standard output. The first write that fails is told; the rest is dropped, so that nothing is told twice."""
+    """Standard output. The first write that fails is reported, and later ones are dropped, so it is reported once."""
 
     _failed = False
 
@@ -119,7 +119,7 @@ class _Output(io.FileIO):
 
 
 class _Messages(io.FileIO):
-    """Standard error: where it cannot be written, there is nobody to tell."""
+    """Standard error. If it cannot be written, there is nobody to tell, so nothing happens."""
 
     def write(self, data: Any, /) -> int:
         with contextlib.suppress(OSError):

@@ -1,1 +1,1 @@
-"""What a wheel must hold, byte for byte, and whether it does: for the audit of a wheel and for its rebuild."""
+"""Compute every byte that a wheel must hold, and compare a wheel with that: for the audit and for the rebuild."""

@@ -87,7 +87,7 @@ def _structure(verified: VerifiedSet) -> Iterator[Link]:
 
 
 def _compare_version(wheel: Wheel, verified: VerifiedSet, lock: Lock, lock_path: Path) -> Link:
-    """The clean version is that of the locked files and no other's; a custom one bears the digest of its files."""
+    """Check that only the locked files have the clean version, and that a custom one names its files' digest."""
     locked = lock.set()
     if wheel.version == verified.version:
         proven = "the locked files" if verified.origin == "release" else "not the locked files, as the version says"
@@ -114,7 +114,7 @@ def _compare_version(wheel: Wheel, verified: VerifiedSet, lock: Lock, lock_path:
 
 
 def _with_the_wheels_own_record(wheel: Wheel, verified: VerifiedSet) -> VerifiedSet:
-    """The lock has the record of a release's build; that of a custom set stands in the bill of materials alone."""
+    """Add the build record: a release has it in the lock, a custom set in its bill of materials alone."""
     if verified.origin == "release":
         return verified
     name = f"{wheel.dist_info}/{SBOM_FOLDER}/{SBOM_NAME}"
@@ -127,7 +127,7 @@ def _with_the_wheels_own_record(wheel: Wheel, verified: VerifiedSet) -> Verified
 
 
 def _compare_members(wheel: Wheel, project: Path, verified: VerifiedSet) -> Iterator[Link]:
-    """Hold the wheel against the one that must be, and yield a link for each group of its members."""
+    """Compare the wheel with the one that the checkout makes, and yield a link for each group of its members."""
     try:
         members = expected_members(project, verified)
     except BuildError as error:
@@ -162,7 +162,7 @@ def _error_of(difference: Difference, wheel: Wheel, members: Mapping[str, bytes]
     if difference.diff:
         lines = itertools.zip_longest(*(text.decode().split("\n") for text in (members[name], wheel.contents[name])))
         pairs = [pair for pair in lines if pair[0] != pair[1]]
-        # The serial number differs when anything does, and says nothing of what.
+        # The serial number differs whenever anything else does, so it is not worth a line of its own.
         left, right = next((pair for pair in pairs if '"serialNumber"' not in str(pair[0])), pairs[0])
         expected, found = f"the line {_shortened(repr(left))}", _shortened(repr(right))
     return AuditError(name, expected, found, difference.cure or _CURE, link=_link_of(name, wheel.dist_info))
@@ -173,7 +173,7 @@ def _shortened(text: str) -> str:
 
 
 def _link_of(name: str, info: str) -> str:
-    """The link that a member's content belongs to."""
+    """Return the link that a member's content belongs to."""
     if name == f"{PACKAGE}/_manifest.py":
         return "manifest"
     if name == f"{info}/RECORD":

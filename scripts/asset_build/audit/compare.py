@@ -1,4 +1,4 @@
-"""The one comparison of two wheels: member for member, and then byte for byte."""
+"""Compare two wheels, member by member and then byte by byte."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _compare_members(found: Wheel, expected: Wheel) -> Iterator[Difference]:
 
 
 def _compare_content(name: str, found: bytes, expected: bytes) -> Difference:
-    """As a diff where both are text, else by size, digest and the first byte that differs."""
+    """Describe the difference: as a diff of two texts, else by size, digest and the first byte that differs."""
     cure = CRLF if b"\r\n" in expected and expected.replace(b"\r\n", b"\n") == found else ""
     try:
         if max(len(found), len(expected)) > LARGEST_TEXT or b"\0" in found + expected:

@@ -16,5 +16,5 @@ class AuditError(SupermachineKernelError):
 
 
 def printable(text: str) -> str:
-    """The text on one line, without what a terminal would act on: the names in it are those of a stranger's wheel."""
+    """Return the text on one line and without control characters, because a stranger's wheel chose the names in it."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

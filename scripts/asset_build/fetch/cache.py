@@ -1,4 +1,4 @@
-"""The cache of unpacked release files: they bear their SHA-256 as name, any number of builds share them."""
+"""The cache of unpacked release files. Each file's name is its SHA-256, and any number of builds share the cache."""
 
 import contextlib
 import errno
@@ -54,7 +54,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 class Cache:
-    """A folder of files that bear their SHA-256 as name."""
+    """A folder of files, each named by its SHA-256."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -67,7 +67,7 @@ class Cache:
         """The entry, once its content is proven; None where there is none, or one that is damaged."""
         path = self.path(wanted)
         with contextlib.suppress(OSError), open(path, "rb", opener=_without_waiting) as file:
-            found = os.fstat(file.fileno())  # of what was opened: the folder may be anybody's
+            found = os.fstat(file.fileno())  # the opened file is judged, since somebody else may replace the name
             if stat.S_ISREG(found.st_mode) and found.st_size == wanted.size:
                 return path if stream_sha256(file, wanted.size) == wanted.sha256 else None
         return None
@@ -84,7 +84,7 @@ class Cache:
                 if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                     raise
                 return error.strerror
-        for path in self.folder.glob(".*.tmp"):  # the folder may be anybody's: no other file is touched
+        for path in self.folder.glob(".*.tmp"):  # somebody else may use the folder, so no other file is touched
             with contextlib.suppress(OSError):
                 found = path.lstat()
                 old = found.st_mtime < time.time() - _ABANDONED
@@ -93,7 +93,7 @@ class Cache:
         return None
 
     def temporary(self) -> BinaryIO:
-        """A file without a name, on the disk of the cache, which is gone when it is closed. Raises OSError."""
+        """Open a file without a name on the disk of the cache; closing it removes it. Raises OSError."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryFile(dir=self.folder)
 

@@ -1,4 +1,4 @@
-"""What requests and urllib3 raise, in words: they wrap the system's message in several of their own."""
+"""Describe what requests and urllib3 raise: they wrap the system's message in several of their own."""
 
 import http.client
 import os
@@ -73,7 +73,7 @@ def _is_ca_bundle(path: str) -> bool:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """What all the others were made of."""
+    """Return the error that all the others were made of."""
     inner = (getattr(error, "reason", None), error.__cause__, *error.args, error.__context__)
     cause = next((one for one in inner if isinstance(one, BaseException)), None)
     return error if cause is None else _innermost(cause)

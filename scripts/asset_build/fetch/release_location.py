@@ -82,7 +82,7 @@ class ReleaseLocation:
                 for done in as_completed(running.values(), timeout=self._connections.seconds_left()):
                     done.result()
             except TimeoutError:
-                self._connections.stop()  # and each job says how far it came
+                self._connections.stop()  # each job then raises an error that says how far it came
             except BaseException:
                 self._connections.stop()
                 raise
@@ -95,7 +95,7 @@ class ReleaseLocation:
 
     def _copy(self, path: Path, out: BinaryIO, expected: Expected) -> None:
         cure = f"the release base is the folder above {release_folder(VERSION)}/"
-        if path.exists() and not path.is_file():  # a lone pipe would be waited for without end
+        if path.exists() and not path.is_file():  # opening a pipe that nobody writes to would never return
             raise BuildError(str(path), "the published file", "no regular file", cure)
         try:
             file = path.open("rb")

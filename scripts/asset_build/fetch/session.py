@@ -1,4 +1,4 @@
-"""Requests to a release host: the connections can all be ended, and credentials go to that host alone."""
+"""Requests to a release host. All connections can be ended at once, and credentials go to that host alone."""
 
 import contextlib
 import ipaddress
@@ -43,7 +43,7 @@ class Connections:
         return max(self._deadline - time.monotonic(), 0)
 
     def add(self, connection: socket.socket) -> socket.socket:
-        """Take a connection that is to be shut down with the others; it is, at once, if they have been stopped."""
+        """Remember a connection, so that `stop` shuts it down; after `stop` it is shut down at once."""
         with self._lock:
             self._sockets.add(connection)
         if self.stopped.is_set():
@@ -69,7 +69,7 @@ class Session(requests.Session):
         self.mount("http://", _Adapter(connections))
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
-        """Not the inherited one, which would send the netrc file's `default` entry to any host."""
+        """Drop the credentials for another host; the inherited method would send it the netrc file's `default`."""
         if self.should_strip_auth(response.request.url, prepared_request.url):  # type: ignore[no-untyped-call]
             prepared_request.headers.pop("Authorization", None)
 
@@ -110,14 +110,14 @@ class _Adapter(HTTPAdapter):
 
             def connect(self) -> None:
                 super().connect()
-                add(self.sock)  # for TLS it is another one by now
+                add(self.sock)  # TLS has wrapped the socket in another one by now
 
         pool.ConnectionCls = Connection
         return pool
 
 
 def credentials(base: str, token: Optional[str]) -> Optional[Auth]:
-    """What sets Authorization; None leaves it to requests: the user and password in the base, else the netrc file."""
+    """Return what sets Authorization. None leaves it to requests: the base's user and password, else the netrc file."""
 
     def set_nothing(request: requests.PreparedRequest) -> requests.PreparedRequest:
         return request
@@ -127,7 +127,7 @@ def credentials(base: str, token: Optional[str]) -> Optional[Auth]:
         return request
 
     if not (base.startswith("https:") or is_loopback(base)):
-        return set_nothing  # who listens on the way would have them
+        return set_nothing  # anybody on the way could read them
     return set_token if token and urlsplit(base).username is None else None
 
 

@@ -1,4 +1,4 @@
-"""Downloads over https and http: they resume, are tried again, and end at a deadline."""
+"""Downloads over https and http. They resume, are tried again, and end at a deadline."""
 
 import contextlib
 import hashlib
@@ -96,7 +96,7 @@ class Download:
         self._url, self._out, self._expected = url, out, expected
         self._received = self._tries = 0
         self._joined = False
-        self._may_resume = expected.sha256 is not None  # which proves that the parts are of one file
+        self._may_resume = expected.sha256 is not None  # the digest proves that the parts are of one file
 
     def run(self) -> None:
         """Write the file to `out` and check it. Raises BuildError, ContentMismatchError, and OSError from `out`."""

@@ -108,7 +108,7 @@ def _fetch_measured(base: ReleaseLocation, sums: Mapping[str, str], asset: Asset
 
 
 def plan_lock(path: Path, new: LockedSet, *, replace: bool) -> Change:
-    """What it takes to have `new` locked in the file `path`.
+    """Plan the change that locks `new` in the file `path`.
 
     A set that is locked for this version is taken to be published: another one in its place is refused with
     BuildError, which shows the difference, unless `replace`.

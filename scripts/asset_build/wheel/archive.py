@@ -1,4 +1,4 @@
-"""The same archive from the same files: one place decides order, dates, modes and compression.
+"""Write the same archive from the same files: order, dates, modes and compression are decided here.
 
 The standard tools take dates and modes from the checkout and its user, and deflate by whichever zlib Python is linked
 with: zlib, zlib-ng and their versions give different bytes for the same input. So the members are compressed by
@@ -37,7 +37,7 @@ _EXECUTABLE = {f"supermachine_kernel/assets/{asset.name}" for asset in ASSETS if
 _LOCAL = struct.Struct("<4s 5H 3I 2H")
 _CENTRAL = struct.Struct("<4s 6H 3I 5H 2I")
 _END = struct.Struct("<4s 4H 2I H")
-_VERSION = 20  # what it takes to unpack deflate (4.4.3)
+_VERSION = 20  # the version needed to unpack deflate (4.4.3)
 UNIX = 3  # the mode is in the upper half of the external attributes (4.4.2)
 _UTF_8 = 1 << 11
 _DEFLATED = 8

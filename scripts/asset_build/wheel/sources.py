@@ -1,4 +1,4 @@
-"""Where the set comes from: override, then tree, then release; whole from one of them, or not at all.
+"""Find the set: in an override, else in a tree, else in a release. It comes whole from one of them, or not at all.
 
 The numbers 1 to 3 are those of the order in docs/architecture.md and in the message when nothing is found.
 """
@@ -21,7 +21,7 @@ TEMPORARY_FOLDERS = {Path(path).resolve() for path in (tempfile.gettempdir(), "/
 
 
 class NoSourceError(BuildError):
-    """No source has a set: each that was tried, in order, and what to do for it."""
+    """No source has a set. The error lists each source that was tried, in order, and what to do for it."""
 
 
 @dataclass(frozen=True)
@@ -205,20 +205,20 @@ def _readable(path: Path, wanted_by: str) -> Path:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether anything is, if only a link. Raises BuildError where that may not be known."""
+    """Say whether anything is there, even a dangling link. Raises BuildError where this user may not know."""
     try:
         os.lstat(path)
     except PermissionError as error:
         found = f"{error.strerror} for a folder on the way"
         cure = "give the right to it, or name another place"
         raise BuildError(str(path), "to look whether it is there", found, cure) from error
-    except OSError:  # not there, or of a name that is too long
+    except OSError:  # there is none, or its name is too long
         return False
     return True
 
 
 def _may_be_read(path: Path) -> bool:
-    """Asked by opening: access(2) answers for the real user, not for the one in effect."""
+    """Say whether this user may read the file, by opening it: access(2) asks for the real user."""
     try:
         path.open("rb").close()
     except PermissionError:

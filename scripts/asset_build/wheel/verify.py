@@ -119,7 +119,7 @@ def _build_info(source: Source, sha256: Mapping[str, str]) -> Optional[Mapping[s
         return None
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(info, ensure_ascii=False).encode()  # the lock takes it over: a lone surrogate cannot be written
+        json.dumps(info, ensure_ascii=False).encode()  # the lock copies it, and cannot hold a lone surrogate
         recorded = {name: asset["sha256"] for name, asset in info["assets"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         expected = "the build's own record in JSON"
