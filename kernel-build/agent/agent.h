@@ -11,7 +11,7 @@
 #define AGENT_WORKERS	64	/* EXEC, READ and WRITE at once; further callers wait in turn */
 #endif
 #ifndef SILENCE_MS
-#define SILENCE_MS	10000	/* a caller that does not come to its request is gone */
+#define SILENCE_MS	30000	/* a caller that does not come to its request is gone */
 #endif
 #ifndef PING_MS
 #define PING_MS		15000	/* after so long a silence the caller is asked whether it is there, */
@@ -19,7 +19,7 @@
 #endif
 #define CONTROL_ROOM	256	/* bytes of a channel's room, kept for frames that are no stream's */
 #ifndef GOODBYE_MS
-#define GOODBYE_MS	2000	/* for the caller to read the end and close */
+#define GOODBYE_MS	30000	/* for the caller to read the end and close */
 #endif
 
 /* One connection in a process of its own: what has come so far and what is yet to go. It never waits for the socket. */
@@ -95,11 +95,19 @@ bool terminal_resize(const struct job *job, uint32_t rows, uint32_t columns);
 void serve_read(struct channel *channel, const struct request *request);
 void serve_write(struct channel *channel, const struct request *request);
 
+/* What RESTORED changes by way of a disk or another process. */
+struct renewal {
+	char *machine_id, *notice_file;	/* NULL: not asked for */
+	uint32_t notice_signal;		/* 0: not asked for */
+};
+
 /* control.c: the requests that the listening process answers itself */
 struct control {
 	int init_fd;		/* to init-oci, -1: none */
 	int park_fd;		/* open while parked */
 	bool parked;
+	struct agent_state at_park;	/* the workload's: init-oci may be on a parked CPU */
+	struct renewal later;		/* what RESTORED asked for and UNPARK does */
 	uint32_t served, waiting;
 	void (*drop_callers)(int but);
 };
@@ -108,8 +116,9 @@ void control_start(struct control *control);
 uint64_t control_capabilities(const struct control *control);
 bool control_answer(struct control *control, int fd, const struct frame *frame);	/* false: ERROR */
 
-/* guest.c: what changes the whole guest. restore(): 0 or an errno, and how far the clock may be off */
+/* guest.c: what changes the whole guest. The last two: 0, or an errno, and `what` failed */
 void power_off(struct control *control);
+int renew(struct control *control, const char **what);	/* what is in `later` */
 int restore(struct control *control, int fd, const struct request *request, uint64_t *uncertainty_ns, const char **what);
 
 /* init.c: init-oci, over the socket it started the agent with */

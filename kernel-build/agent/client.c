@@ -15,7 +15,7 @@
 #define IN_SIZE		(FRAME_HEADER + DATA_LIMIT)
 #define OUT_SIZE	(FRAME_HEADER + DATA_LIMIT + 4096)
 #define CONTROL_ROOM	256		/* kept for frames that are no stream's */
-#define CLOSE_MS	2000
+#define CLOSE_MS	30000
 #ifndef MSG_NOSIGNAL	/* macOS: ignore SIGPIPE */
 #define MSG_NOSIGNAL	0
 #endif

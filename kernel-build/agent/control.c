@@ -59,6 +59,8 @@ static int park(struct control *control)
 	fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	if (fd < 0 && (errno != ENOENT || !one_cpu()))
 		return errno == ENOENT ? ENODEV : errno;
+	if (init_ask(control->init_fd, INIT_STATUS, 0, &control->at_park))
+		control->at_park = (struct agent_state){ .workload = STATE_UNKNOWN };
 	become_sole_runner(true);
 	if (fd >= 0 && ioctl(fd, SMPARK_PARK)) {
 		int error = errno;
@@ -72,10 +74,11 @@ static int park(struct control *control)
 	return 0;
 }
 
-static int unpark(struct control *control)
+static int unpark(struct control *control, const char **what)
 {
 	int error = 0;
 
+	*what = "UNPARK";
 	if (!control->parked)
 		return EALREADY;
 	if (control->park_fd >= 0) {
@@ -84,17 +87,18 @@ static int unpark(struct control *control)
 		control->park_fd = -1;
 	}
 	control->parked = false;
+	if (!error)
+		error = renew(control, what);
 	become_sole_runner(false);
 	return error;
 }
 
 static size_t put_state(const struct control *control, uint8_t *payload)
 {
-	struct agent_state state = { .workload = STATE_UNKNOWN };
-	int error = init_ask(control->init_fd, INIT_STATUS, 0, &state);
+	struct agent_state state = control->at_park;
 
-	if (error)
-		state.workload = STATE_UNKNOWN;
+	if (!control->parked && init_ask(control->init_fd, INIT_STATUS, 0, &state))
+		state = (struct agent_state){ .workload = STATE_UNKNOWN };
 	put_u32(payload, state.workload);
 	put_u32(payload + 4, state.kind);
 	put_u32(payload + 8, state.value);
@@ -113,16 +117,27 @@ static void send_failure(int fd, int error, const char *what)
 	send_error(fd, error, text);
 }
 
-static int power_off_possible(const struct control *control)
+/* init-oci may be on a parked CPU. */
+static int steer(const struct control *control, uint32_t what, uint32_t number)
 {
 	struct agent_state state;
+
+	return control->parked ? EBUSY : init_ask(control->init_fd, what, number, &state);
+}
+
+static int power_off_possible(struct control *control)
+{
+	struct agent_state state;
+	const char *what;
+
+	if (control->parked)
+		unpark(control, &what);
 
 	return control->init_fd < 0 ? 0 : init_ask(control->init_fd, INIT_STATUS, 0, &state);
 }
 
 bool control_answer(struct control *control, int fd, const struct frame *frame)
 {
-	struct agent_state state;
 	struct request request;
 	const char *what = "request", *wrong = request_parse(frame, &request);
 	uint64_t uncertainty = 0;
@@ -142,19 +157,18 @@ bool control_answer(struct control *control, int fd, const struct frame *frame)
 		return true;
 	case FRAME_GO:
 		what = "GO";
-		error = init_ask(control->init_fd, INIT_GO, 0, &state);
+		error = steer(control, INIT_GO, 0);
 		break;
 	case FRAME_SIGNAL:
 		what = "SIGNAL";
-		error = init_ask(control->init_fd, INIT_SIGNAL, request.notice_signal, &state);
+		error = steer(control, INIT_SIGNAL, request.notice_signal);
 		break;
 	case FRAME_PARK:
 		what = "PARK";
 		error = park(control);
 		break;
 	case FRAME_UNPARK:
-		what = "UNPARK";
-		error = unpark(control);
+		error = unpark(control, &what);
 		break;
 	case FRAME_RESTORED:
 		error = restore(control, fd, &request, &uncertainty, &what);

@@ -18,9 +18,11 @@
 #include <unistd.h>
 
 #define MACHINE_ID	"/etc/machine-id"
-#define CLOCK_MS	2000	/* for all questions together */
-#define QUESTIONS	16
-#define GOOD_NS		2000000	/* an answer within this ends the questions */
+#define CLOCK_MS	30000	/* for all questions together */
+#define QUESTIONS	64
+#define GOOD_NS		2000000	/* an answer within this ends the questions, */
+#define FIRST_QUESTIONS	16	/* and after so many one within this: */
+#define FAIR_NS		15000000
 #define SECOND_NS	1000000000ULL
 
 static uint64_t monotonic_ns(void)
@@ -92,7 +94,7 @@ static int set_clock(int fd, uint64_t *uncertainty_ns)
 	uint64_t end = monotonic_ns() + CLOCK_MS * 1000000ULL, best = UINT64_MAX, offset = 0, host = 0, now;
 	struct timespec time;
 
-	for (uint32_t question = 0; question < QUESTIONS && best > GOOD_NS; question++) {
+	for (uint32_t question = 0; question < QUESTIONS; question++) {
 		uint64_t before = monotonic_ns(), after;
 		int error = ask_clock(fd, question, end, &host);
 
@@ -105,6 +107,8 @@ static int set_clock(int fd, uint64_t *uncertainty_ns)
 			best = after - before;
 			offset = host + best / 2 - after;
 		}
+		if (best <= (question < FIRST_QUESTIONS ? GOOD_NS : FAIR_NS))
+			break;
 	}
 	*uncertainty_ns = best / 2;
 	now = monotonic_ns() + offset;
@@ -150,9 +154,59 @@ static int leave_notice(const char *path)
 	return put_file(&file);
 }
 
-int restore(struct control *control, int fd, const struct request *request, uint64_t *uncertainty_ns, const char **what)
+/* A later RESTORED adds to an earlier one. */
+static int remember(struct renewal *later, const struct request *request)
+{
+	char *machine_id = request->machine_id ? strdup(request->machine_id) : NULL;
+	char *notice_file = request->notice_file ? strdup(request->notice_file) : NULL;
+
+	if ((request->machine_id && !machine_id) || (request->notice_file && !notice_file)) {
+		free(machine_id);
+		free(notice_file);
+		return ENOMEM;
+	}
+	if (machine_id) {
+		free(later->machine_id);
+		later->machine_id = machine_id;
+	}
+	if (notice_file) {
+		free(later->notice_file);
+		later->notice_file = notice_file;
+	}
+	if (request->notice_signal)
+		later->notice_signal = request->notice_signal;
+	return 0;
+}
+
+static int renew_in_turn(int init_fd, const struct renewal *renewal, const char **what)
 {
 	struct agent_state state;
+	int error;
+
+	*what = "MACHINE_ID";
+	error = renewal->machine_id ? renew_machine_id(renewal->machine_id) : 0;
+	if (error)
+		return error;
+	*what = "NOTICE_FILE";
+	error = renewal->notice_file ? leave_notice(renewal->notice_file) : 0;
+	if (error)
+		return error;
+	*what = "NOTICE_SIGNAL";
+	return renewal->notice_signal ? init_ask(init_fd, INIT_SIGNAL, renewal->notice_signal, &state) : 0;
+}
+
+int renew(struct control *control, const char **what)
+{
+	int error = renew_in_turn(control->init_fd, &control->later, what);
+
+	free(control->later.machine_id);
+	free(control->later.notice_file);
+	control->later = (struct renewal){ 0 };
+	return error;
+}
+
+int restore(struct control *control, int fd, const struct request *request, uint64_t *uncertainty_ns, const char **what)
+{
 	int error;
 
 	*what = "ENTROPY";
@@ -167,16 +221,10 @@ int restore(struct control *control, int fd, const struct request *request, uint
 	*what = "HOSTNAME";
 	if (request->hostname && sethostname(request->hostname, strlen(request->hostname)))
 		return errno;
-	*what = "MACHINE_ID";
-	error = request->machine_id ? renew_machine_id(request->machine_id) : 0;
-	if (error)
-		return error;
-	*what = "NOTICE_FILE";
-	error = request->notice_file ? leave_notice(request->notice_file) : 0;
-	if (error)
-		return error;
-	*what = "NOTICE_SIGNAL";
-	return request->notice_signal ? init_ask(control->init_fd, INIT_SIGNAL, request->notice_signal, &state) : 0;
+	*what = "request";
+	error = remember(&control->later, request);
+	/* A disk's journal and init-oci may be on parked CPUs, and whoever waited for them could not release them. */
+	return error || control->parked ? error : renew(control, what);
 }
 
 void power_off(struct control *control)

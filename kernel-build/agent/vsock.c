@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #define BACKLOG		4096	/* the most a kernel allows by default */
-#define AGENT_WAIT_MS	2000	/* for an agent that is just starting */
+#define AGENT_WAIT_MS	30000	/* for an agent that is just starting */
 #define LOWEST_PORT	512
 #define OWN_PORTS	512	/* from LOWEST_PORT; the agent's own among them is taken, and passed over */
 

@@ -40,6 +40,16 @@ bool worker_take_signals(int signals)
 	return child;
 }
 
+/* There is nothing left to clean up, and RESTORED need not wait for the caller. */
+static void end_by_signal(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
+}
+
 /* Exactly `size` bytes, as long as the caller is not silent for too long. */
 static bool receive_all(int fd, uint8_t *to, size_t size)
 {
@@ -106,7 +116,10 @@ void serve_caller(int fd)
 		serve_read(channel, &request);
 	else
 		serve_write(channel, &request);
-	channel_goodbye(channel);
+	if (!worker_stopped) {
+		end_by_signal();
+		channel_goodbye(channel);
+	}
 	if (!wrong)
 		request_free(&request);
 	free(bytes);

@@ -6,6 +6,9 @@
  * work item of ours goes behind what is queued. When its turn comes, its worker
  * becomes more urgent than the thread that parks, and that thread more urgent
  * than other tasks: the worker goes on until nothing is queued any more.
+ *
+ * On the CPU that runs on it only sees to it that a worker is to spare there:
+ * one that had to be made later might have its thread on a parked CPU.
  */
 #include <linux/compiler.h>
 #include <linux/percpu.h>
@@ -41,17 +44,18 @@ static void smpark_calm(struct smpark_drain *drain)
 static void smpark_drain_work(struct work_struct *work)
 {
 	struct smpark_drain *drain = container_of(work, struct smpark_drain, work);
-	u32 seq = smpark_wanted(drain->cpu);
+	u32 seq = smpark_sequence();
 
 	if (!seq)
 		return;
-	sched_set_fifo(current);
-	xchg(&drain->worker, get_task_struct(current));
-	/* Either the release finds the worker, or we see that it was there. */
-	if (smpark_wanted(drain->cpu) != seq)
-		smpark_calm(drain);
+	if (smpark_wanted(drain->cpu) == seq) {
+		sched_set_fifo(current);
+		xchg(&drain->worker, get_task_struct(current));
+		/* Either the release finds the worker, or we see that it was there. */
+		if (smpark_wanted(drain->cpu) != seq)
+			smpark_calm(drain);
+	}
 	smp_store_release(&drain->done, seq);
-	smpark_wake(drain->cpu);
 }
 
 void smpark_drain_start(unsigned int cpu)

@@ -18,6 +18,7 @@
 #include <linux/irq.h>
 #include <linux/irqnr.h>
 #include <linux/ktime.h>
+#include <linux/moduleparam.h>
 #include <linux/percpu.h>
 #include <linux/sched.h>
 #include <linux/sched/task.h>
@@ -25,7 +26,17 @@
 
 #include "internal.h"
 
-#define SMPARK_ARRIVAL_MS	1000
+/*
+ * How long the CPUs may take to come. A host that has more to do than it can
+ * may leave a virtual CPU alone for seconds, and that is no fault of the guest.
+ */
+#define SMPARK_ARRIVAL_MS	30000
+#define SMPARK_WAIT_LEAST_US	20
+#define SMPARK_WAIT_MOST_US	1000
+
+static unsigned int smpark_arrival_ms = SMPARK_ARRIVAL_MS;
+module_param_named(arrival_ms, smpark_arrival_ms, uint, 0644);
+MODULE_PARM_DESC(arrival_ms, "how long PARK waits for the other CPUs, in milliseconds");
 
 /*
  * The open file that parked, and the table of open files of the process that
@@ -43,6 +54,7 @@ static bool smpark_going_down;
  * is never counted for the next.
  */
 static cpumask_t smpark_targets;
+static u32 smpark_called;	/* the sequence at which they may come: every CPU's queues are drained */
 static DEFINE_PER_CPU(struct task_struct *, smpark_threads);
 
 /* The task that parked is kept on its CPU: on any other it would not run. */
@@ -50,20 +62,25 @@ static struct task_struct *smpark_caller;
 static int smpark_caller_cpu;
 static cpumask_t smpark_caller_mask;
 
-u32 smpark_wanted(unsigned int cpu)
+u32 smpark_sequence(void)
 {
 	u32 seq = smp_load_acquire(&smpark_page->sequence);
 
-	if (!(seq & 1) || !cpumask_test_cpu(cpu, &smpark_targets))
-		return 0;
-	return seq;
+	return seq & 1 ? seq : 0;
+}
+
+u32 smpark_wanted(unsigned int cpu)
+{
+	u32 seq = smpark_sequence();
+
+	return seq && cpumask_test_cpu(cpu, &smpark_targets) ? seq : 0;
 }
 
 static int smpark_should_run(unsigned int cpu)
 {
 	u32 seq = smpark_wanted(cpu);
 
-	return seq && seq != READ_ONCE(smpark_page->arrived[cpu]) && smpark_drained(cpu, seq);
+	return seq && seq == smp_load_acquire(&smpark_called) && seq != READ_ONCE(smpark_page->arrived[cpu]);
 }
 
 static void smpark_thread(unsigned int cpu)
@@ -147,10 +164,53 @@ static void smpark_release(void)
 	cpu_hotplug_enable();
 }
 
+static bool smpark_arrived(unsigned int cpu, u32 seq)
+{
+	return smp_load_acquire(&smpark_page->arrived[cpu]) == seq;
+}
+
+/*
+ * Until every one of the CPUs is there; the first that is not, or nr_cpu_ids.
+ * It sleeps, and ever longer: the CPUs that shall come may need the host's.
+ */
+static unsigned int smpark_await(const cpumask_t *cpus, bool (*there)(unsigned int cpu, u32 seq), u32 seq, ktime_t limit)
+{
+	unsigned long wait_us = SMPARK_WAIT_LEAST_US;
+	unsigned int cpu;
+
+	for_each_cpu(cpu, cpus) {
+		while (!there(cpu, seq)) {
+			if (ktime_after(ktime_get(), limit))
+				return cpu;
+			usleep_range(wait_us, 2 * wait_us);
+			wait_us = min(2 * wait_us, (unsigned long)SMPARK_WAIT_MOST_US);
+		}
+	}
+	return nr_cpu_ids;
+}
+
+/*
+ * No CPU comes before all are drained: a worker that runs may first need another
+ * one, whose thread would wait for ever on a CPU that has come already.
+ */
+static unsigned int smpark_call(u32 seq, ktime_t limit)
+{
+	unsigned int cpu, late;
+
+	for_each_online_cpu(cpu)
+		smpark_drain_start(cpu);
+	late = smpark_await(cpu_online_mask, smpark_drained, seq, limit);
+	if (late < nr_cpu_ids)
+		return late;
+	smp_store_release(&smpark_called, seq);
+	for_each_cpu(cpu, &smpark_targets)
+		wake_up_process(per_cpu(smpark_threads, cpu));
+	return smpark_await(&smpark_targets, smpark_arrived, seq, limit);
+}
+
 static int smpark_gather(void)
 {
-	ktime_t limit;
-	unsigned int cpu;
+	unsigned int limit_ms = READ_ONCE(smpark_arrival_ms), late;
 	u32 seq;
 	int err;
 
@@ -166,22 +226,12 @@ static int smpark_gather(void)
 	smpark_page->cpu = smpark_caller_cpu;
 	seq = smpark_page->sequence + 1;
 	smp_store_release(&smpark_page->sequence, seq);
-	for_each_cpu(cpu, &smpark_targets)
-		smpark_drain_start(cpu);
-
-	limit = ktime_add_ms(ktime_get(), SMPARK_ARRIVAL_MS);
-	for_each_cpu(cpu, &smpark_targets) {
-		while (smp_load_acquire(&smpark_page->arrived[cpu]) != seq) {
-			if (ktime_after(ktime_get(), limit)) {
-				smpark_release();
-				pr_warn("smpark: CPU %u did not come within %d ms; all run again\n",
-					cpu, SMPARK_ARRIVAL_MS);
-				return -ETIMEDOUT;
-			}
-			usleep_range(20, 50);
-		}
-	}
-	return 0;
+	late = smpark_call(seq, ktime_add_ms(ktime_get(), limit_ms));
+	if (late == nr_cpu_ids)
+		return 0;
+	smpark_release();
+	pr_warn("smpark: CPU %u did not come within %u ms; all run again\n", late, limit_ms);
+	return -ETIMEDOUT;
 }
 
 static void smpark_disown(void)
@@ -239,11 +289,6 @@ void smpark_go_down(void)
 	WRITE_ONCE(smpark_going_down, true);
 	smp_mb();
 	smpark_unpark();
-}
-
-void smpark_wake(unsigned int cpu)
-{
-	wake_up_process(per_cpu(smpark_threads, cpu));
 }
 
 int smpark_threads_init(void)

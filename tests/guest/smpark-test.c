@@ -10,6 +10,7 @@
 #include "../../kernel-build/smpark/smpark.h"
 
 #define DEVICE	"/dev/smpark"
+#define ARRIVAL	"/sys/module/smpark/parameters/arrival_ms"
 #define ROUNDS	100
 
 static bool parks(int fd, int other_fd)
@@ -77,6 +78,15 @@ static bool check_parking(void)
 
 /* ---- smpark-faults ---- */
 
+static bool set_arrival(const char *ms)
+{
+	int file = open(ARRIVAL, O_WRONLY | O_CLOEXEC);
+	bool done = file >= 0 && write(file, ms, strlen(ms)) == (ssize_t)strlen(ms);
+
+	close(file);
+	return done ? true : bad(ARRIVAL ": %s", strerror(errno));
+}
+
 /* A CPU kept by a more urgent task: PARK gives up in time, and all run again. */
 static bool late_cpu(int fd, int own, int other)
 {
@@ -88,9 +98,11 @@ static bool late_cpu(int fd, int own, int other)
 	hog = spawn_spinner(other, 99);
 	for (int waited = 0; waited < MOVE_MS && syscall(SYS_sched_getscheduler, hog) != SCHED_FIFO; waited += 5)
 		pause_ms(5);
-	done = answers(fd, SMPARK_PARK, ETIMEDOUT) && answers(fd, SMPARK_UNPARK, EALREADY);
+	done = set_arrival("500") && answers(fd, SMPARK_PARK, ETIMEDOUT) && answers(fd, SMPARK_UNPARK, EALREADY);
 	ioctl(fd, SMPARK_UNPARK);	/* if it parked after all: a hog on a parked CPU could not end */
 	end_spinner(hog);
+	if (!set_arrival("30000"))
+		return false;
 	if (sched_setaffinity(0, sizeof cpus, &cpus))
 		return bad("sched_setaffinity: %s", strerror(errno));
 	return done && all_move() && answers(fd, SMPARK_PARK, 0) && only_caller_moves() &&

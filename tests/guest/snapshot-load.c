@@ -29,7 +29,7 @@
 #define TICK_NS		10000000
 #define MEMORY		(8 << 20)
 #define RECORDS		256
-#define GO_ON_MS	20000	/* for every counter to move */
+#define GO_ON_MS	120000	/* for every counter to move */
 
 enum { TICKS, RECORDS_WRITTEN, NUMBERS, PASSES, KINDS };
 static const char *const names[KINDS] = { "timer", "fsync", "tcp", "memory" };

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.native_agent import SOURCES, NativeAgent, compile_native, running, sources
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="the agent is root's")]
+pytestmark = pytest.mark.slow
 
 BIG = 3_000_000
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import select
 import socket
@@ -35,7 +34,6 @@ def mutated(source: random.Random, corpus: list[bytes]) -> bytes:
     return bytes(data[: source.randrange(1, len(data) + 1)] if source.random() < 0.3 else data)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="the agent is root's")
 def test_agent_survives_random_conversations(tmp_path: Path) -> None:
     """Commands cannot run (there is no such program), so that a mutated one does no harm to this machine."""
     seed = random.randrange(1 << 32)

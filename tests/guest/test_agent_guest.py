@@ -75,8 +75,9 @@ def agent(built_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with Device() as device:
         with guest.running(built_set, scratch, config, Container(), vsock=device, cpus=4) as machine:
             machine.wait_for("listening on vsock port 777", guest.LIMIT)
-            agent = Agent(lambda: device.connect(777, timeout=60))
+            agent = Agent(lambda: device.connect(777, timeout=120))
             yield agent
+            agent.park()
             agent.power_off()
             seen = machine.wait(guest.LIMIT)
         assert not device.complaints
@@ -156,7 +157,12 @@ def test_parked_agent_answers_and_lets_others_wait(agent: Agent) -> None:
     with pytest.raises(AgentError) as raised:
         agent.park()
     assert raised.value.errno == errno.EBUSY
+    assert agent.status()[0] == RUNNING
     assert agent.status().parked == 1
+    for steer in (agent.go, lambda: agent.signal(15)):
+        with pytest.raises(AgentError) as raised:
+            steer()
+        assert raised.value.errno == errno.EBUSY
     with agent.call(Kind.EXEC, command("echo", "later")) as call:
         wait_until(lambda: agent.status().waiting == 1)
         agent.unpark()
@@ -165,6 +171,16 @@ def test_parked_agent_answers_and_lets_others_wait(agent: Agent) -> None:
     with pytest.raises(AgentError) as raised:
         agent.unpark()
     assert raised.value.errno == errno.EALREADY
+
+
+def test_restored_says_at_once_what_failed_and_while_parked_at_unpark(agent: Agent) -> None:
+    with pytest.raises(AgentError, match="NOTICE_FILE: No such file"):
+        agent.restored(notice_file="/no/such/notice")
+    agent.park()
+    agent.restored(notice_file="/no/such/notice")
+    with pytest.raises(AgentError, match="NOTICE_FILE: No such file"):
+        agent.unpark()
+    assert agent.status().parked == 0
 
 
 @pytest.mark.parametrize("parked", [False, True])
@@ -180,8 +196,7 @@ def test_restored_renews_clock_randomness_and_identity(agent: Agent, parked: boo
         agent.unpark()
     before = time.time()
     guests = float(agent.exec("date", "+%s").stdout)
-    assert before - 2 < guests < time.time() + 1
-    assert uncertainty < 1_000_000_000
+    assert before - 1 - uncertainty / 1e9 < guests < time.time() + uncertainty / 1e9
     assert float(agent.exec("cat", "/proc/uptime").stdout.split()[0]) > monotonic
     with old:
         assert [kind for kind, _ in old.frames()] == [], "old connections are dropped"

@@ -41,14 +41,14 @@ def assert_goes_on(running: Guest) -> None:
 
 
 def assert_clock_is_right(running: Guest, uncertainty: int) -> None:
-    """Within 10 ms, beside what the way to the guest and back takes; the best of some tries."""
+    """Within 10 ms, or what the agent said where the way to the guest takes longer; the best of some tries."""
     errors = []
     for _ in range(20):
         before = time.time_ns()
         guests = int(running.agent.exec("snapshot-load", "clock").stdout)
         after = time.time_ns()
         errors.append(max(before - guests, guests - after, 0))
-        if errors[-1] <= CLOCK_NS:
+        if errors[-1] <= max(CLOCK_NS, uncertainty):
             return
     pytest.fail(f"the clock is off by {min(errors)} ns, and the agent said by at most {uncertainty} ns")
 
@@ -63,7 +63,7 @@ def go_on(running: Guest) -> int:
 
 def wait_for_load(running: Guest) -> None:
     running.machine.wait_for("listening on vsock port 777", guest.LIMIT)
-    wait_until(lambda: running.agent.exec("snapshot-load", "check").status == (0, 0), 120)
+    wait_until(lambda: running.agent.exec("snapshot-load", "check").status == (0, 0), guest.LIMIT)
 
 
 @pytest.mark.parametrize(("cpus", "kind"), [(4, "migrate"), (8, "savevm")])

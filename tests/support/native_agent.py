@@ -14,6 +14,7 @@ from pathlib import Path
 from scripts.guest.agent import Agent
 from scripts.machine.cache import cache_home, locked
 from scripts.machine.packages import install_commands
+from tests.support.disk import need_root
 
 SOURCES = Path(__file__).resolve().parents[2] / "kernel-build" / "agent"
 PROGRAMS = Path(__file__).resolve().parents[1] / "guest" / "agent"
@@ -65,7 +66,7 @@ class NativeAgent(Agent):
 
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(60)
+        connection.settimeout(120)
         connection.connect(str(self.path))
         return connection
 
@@ -81,6 +82,7 @@ class NativeAgent(Agent):
 @contextlib.contextmanager
 def running(program: Path, scratch: Path) -> Iterator[NativeAgent]:
     """Start the agent, and end it; a report of a sanitizer fails the test."""
+    need_root("the agent is root's")
     path, log = scratch / "agent.socket", scratch / "agent.log"
     environment = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -101,7 +103,7 @@ def running(program: Path, scratch: Path) -> Iterator[NativeAgent]:
     assert "ERROR: " not in report and "runtime error" not in report, report
 
 
-def wait_until(condition: object, seconds: float = 30.0) -> None:
+def wait_until(condition: object, seconds: float = 120.0) -> None:
     """Wait for a callable to be true. Raises AssertionError after so many seconds."""
     assert callable(condition)
     end = time.monotonic() + seconds

@@ -93,17 +93,19 @@ class Ports:
         path = next((path for path in free if path not in self._taken), None) or next(
             path for path in self._taken if path in free
         )
-        end = time.monotonic() + TIMEOUT
+        end, patience = time.monotonic() + TIMEOUT, 2.0
         while True:
             port = Port(socket.AF_UNIX)
-            port.settimeout(2)
+            port.settimeout(patience)
             port.connect(path)
             try:
                 if port.recv(1) == b"!":
+                    port.settimeout(TIMEOUT)
                     break
             except TimeoutError:
                 assert time.monotonic() < end, f"{path}: the guest does not answer"
             port.close()
+            patience *= 1.5
             time.sleep(0.3)
         self._taken.pop(path, None)
         self._taken[path] = port
