@@ -3,6 +3,7 @@
 #   scripts/container.sh python3 scripts/wheel.py --from-source
 #   scripts/container.sh python3 scripts/test.py
 set -euo pipefail
+unset CDPATH
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 (($#)) || {

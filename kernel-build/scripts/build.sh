@@ -2,16 +2,19 @@
 # Builds the four assets of the guest from source; kernel-build/README.md has the whole story.
 set -euo pipefail
 umask 022
+# The caller's options for cd, tar and xz would reach the build.
+unset CDPATH TAR_OPTIONS XZ_OPT XZ_DEFAULTS
 
 SET=aarch64
 COMPILER=aarch64-linux-gnu MUSL=aarch64-linux-musl KERNEL_ARCHITECTURE=arm64 KERNEL_IMAGE=arch/arm64/boot/Image
 ASSETS=(init-oci kernel smpark.ko supermachine-agent)
 SOURCE_PACKAGE=linux-source-6.12
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-CACHE=${SUPERMACHINE_BUILD_CACHE:-${XDG_CACHE_HOME:-${HOME:?is not set; set it, or SUPERMACHINE_BUILD_CACHE to a folder}/.cache}/supermachine-kernel/build}
 
 # shellcheck source-path=SCRIPTDIR source=recipe.sh
 . "$HERE/scripts/recipe.sh"
+# shellcheck source-path=SCRIPTDIR source=cache.sh
+. "$HERE/scripts/cache.sh"
 
 usage() {
     cat << USAGE
@@ -27,7 +30,7 @@ them with build-info.json to kernel-build/out/$SET. A set that was built before 
   --print-digest  print the digest of all inputs and stop
   --help          this text
 
-The cache is $CACHE
+The cache is ${SUPERMACHINE_BUILD_CACHE:-${XDG_CACHE_HOME:-~/.cache}/supermachine-kernel/build}
 (SUPERMACHINE_BUILD_CACHE moves it). A build needs about 3 GB there while it runs.
 Exit status: 0 good, 1 not good, 2 usage.
 USAGE
@@ -51,6 +54,7 @@ main() {
     [[ $action != build ]] || require_own_folder
     require_debian
     require_packages
+    CACHE=$(cache_folder)
     trap clean_up EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
@@ -160,8 +164,7 @@ require_packages() {
 # holds the lock of the same name; one whose lock is free belongs to a build that was killed.
 new_work_folder() {
     local stale lock
-    mkdir -p "$CACHE"/{sets,kernels,locks,logs} 2> /dev/null ||
-        die "$CACHE: expected a folder to write to; set SUPERMACHINE_BUILD_CACHE to one"
+    mkdir -p "$CACHE"/{sets,kernels,locks,logs}
     for stale in "$CACHE"/work.*; do
         [[ -e $stale ]] || continue
         lock=$CACHE/locks/${stale##*/}
