@@ -1,5 +1,5 @@
 #!/bin/sh
-# The entrypoint of test_agent_commands: commands through the agent, by its own caller.
+# The entrypoint of test_agent_guest.py: it runs commands through the agent, by its own caller.
 # shellcheck shell=busybox disable=SC2046
 BIG=3000000
 agent() { supermachine-agent exec "$@"; }

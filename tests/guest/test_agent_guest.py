@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def test_agent_commands(built_set: Path, tmp_path: Path) -> None:
+def test_commands_through_the_agent_s_own_caller_do_what_they_say(built_set: Path, tmp_path: Path) -> None:
     """Commands through the agent's own caller: what goes in, what comes out, how they end, several at once."""
     container = scripted(built_set, "agent-commands.sh")
     container.file("bin/nonblocking", guest.compile_guest_program("nonblocking.c", tmp_path), 0o755)

@@ -41,7 +41,7 @@ def broken(built_set: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_wheel_passes(wheel: Path) -> None:
+def test_every_stage_of_the_wheel_s_boot_is_seen_in_order(wheel: Path) -> None:
     done = run(wheel, "--json")
     report = json.loads(done.stdout)
     assert (done.returncode, report["result"], report["failure"]) == (0, "PASS", None), done.stdout
@@ -87,14 +87,14 @@ def test_guest_is_started_as_the_real_host_does(built_set: Path) -> None:
 
 
 @pytest.mark.slow
-def test_truncated_module(broken: Path) -> None:
+def test_a_truncated_module_fails_at_its_stage(broken: Path) -> None:
     module = broken / "smpark.ko"
     module.write_bytes(module.read_bytes()[:4096])
     assert_fails_at(run(broken), "smpark.ko", "QEMU ended with 0")
 
 
 @pytest.mark.slow
-def test_program_that_is_none(broken: Path) -> None:
+def test_a_program_that_is_none_fails_at_its_stage(broken: Path) -> None:
     shutil.copy(broken / "smpark.ko", broken / "init-oci")
     done = run(broken)
     assert_fails_at(done, "init-oci", "QEMU ended with 0")
@@ -110,7 +110,7 @@ def test_agent_that_is_none(broken: Path) -> None:
 
 
 @pytest.mark.slow
-def test_hang(broken: Path) -> None:
+def test_a_boot_that_hangs_is_ended_by_the_time_limit(broken: Path) -> None:
     shutil.copy(broken / "supermachine-agent", broken / "init-oci")  # as PID 1 it serves for ever
     done = run(broken, "--timeout", 10)
     assert_fails_at(done, "init-oci", "the time limit of 10 s ended the boot")
@@ -134,7 +134,7 @@ def test_ended_by_a_signal(number: signal.Signals, broken: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_killed(broken: Path, tmp_path: Path) -> None:
+def test_qemu_ends_when_the_program_is_killed(broken: Path, tmp_path: Path) -> None:
     """No program can clean up then; QEMU ends all the same."""
     shutil.copy(broken / "supermachine-agent", broken / "init-oci")  # as PID 1 it serves for ever
     temporary = tmp_path / "tmp"
@@ -200,7 +200,7 @@ def still_running(folder: Path) -> bool:
     )
 
 
-def test_incomplete_folder(tmp_path: Path) -> None:
+def test_an_incomplete_folder_names_the_files_that_are_missing(tmp_path: Path) -> None:
     (tmp_path / "kernel").touch()
     done = run(tmp_path)
     expected = (
@@ -242,20 +242,20 @@ def test_wheel_that_is_none(tmp_path: Path) -> None:
         ([".", "--timeout", "0"], "0: expected a number of seconds above 0"),
     ],
 )
-def test_usage(arguments: list[str], message: str) -> None:
+def test_wrong_usage_is_one_line_and_status_2(arguments: list[str], message: str) -> None:
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.rstrip().endswith(message)
 
 
-def test_help() -> None:
+def test_help_names_the_options_and_shows_examples() -> None:
     done = run("--help")
     assert done.returncode == 0
     for word in ("WHEEL_OR_DIR", "--timeout", "--cpus", "--json", "PASS", "examples:"):
         assert word in done.stdout
 
 
-def test_without_qemu(tmp_path: Path) -> None:
+def test_a_machine_without_qemu_and_apt_is_told_what_to_install(tmp_path: Path) -> None:
     done = run(tmp_path, path=tmp_path)  # a PATH without QEMU, and without the apt-get that would install it
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("boot.py: qemu-system-arm: expected to be installed, found no apt-get")

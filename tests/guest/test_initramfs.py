@@ -22,7 +22,7 @@ def cpio(packed: bytes, *options: str) -> bytes:
     return subprocess.run(["cpio", "--quiet", *options], input=archive, capture_output=True, check=True).stdout
 
 
-def test_listing() -> None:
+def test_cpio_lists_what_was_added() -> None:
     initramfs = Initramfs()
     initramfs.file("init", b"#!", 0o755)
     initramfs.file("container/bin/program", b"x" * 5)

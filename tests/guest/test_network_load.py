@@ -72,5 +72,5 @@ def slab_kib(booted: NetworkGuest) -> int:
 
 
 @pytest.mark.parametrize("direction", ["give", "take"])
-def test_a_gigabyte(booted: NetworkGuest, servers: Servers, direction: str) -> None:
+def test_a_gigabyte_arrives_unchanged(booted: NetworkGuest, servers: Servers, direction: str) -> None:
     assert booted.run(f"/tmp/load {direction} {servers.port} {BYTES}", timeout=900) == f"{BYTES} good\n"

@@ -70,7 +70,7 @@ def test_redis_in_the_guest(booted: NetworkGuest) -> None:
     assert len(re.findall(r"requests per second", done)) == 2
 
 
-def test_redis_here(booted: NetworkGuest, tmp_path: Path) -> None:
+def test_the_guest_s_redis_clients_use_a_server_of_the_host(booted: NetworkGuest, tmp_path: Path) -> None:
     port = free_port()
     with running(
         ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)], port
@@ -95,7 +95,7 @@ def test_postgres_in_the_guest(booted: NetworkGuest) -> None:
     assert here(str(postgres_programs() / "psql"), "-Atc", query, connection) == "100000|5000050000\n"
 
 
-def test_postgres_here(booted: NetworkGuest, tmp_path: Path) -> None:
+def test_the_guest_s_psql_uses_a_server_of_the_host(booted: NetworkGuest, tmp_path: Path) -> None:
     port, user = free_port(), ["runuser", "-u", "nobody", "--"]
     data = Path("/tmp", f"supermachine-postgres-{os.getpid()}")
     data.mkdir()
@@ -113,7 +113,7 @@ def test_postgres_here(booted: NetworkGuest, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["-R"], ["-P", "4"], ["-u", "-b", "1M"]], ids=["up", "down", "four", "udp"])
-def test_iperf3_here(booted: NetworkGuest, options: list[str]) -> None:
+def test_the_guest_s_iperf3_uses_a_server_of_the_host(booted: NetworkGuest, options: list[str]) -> None:
     port = free_port()
     with running(["iperf3", "-s", "-B", "127.0.0.1", "-p", str(port)], port):
         report = json.loads(booted.run(f"iperf3 -J -c 127.0.0.1 -p {port} -t 3 {' '.join(options)}"))
@@ -184,7 +184,7 @@ def test_pip_installs_from_an_index(booted: NetworkGuest, files: tuple[Path, int
     assert booted.run("PYTHONPATH=/tmp/site python3 -c 'import greeting'") == "hello from pip\n"
 
 
-def test_rsync(booted: NetworkGuest, tmp_path: Path) -> None:
+def test_rsync_copies_files_both_ways(booted: NetworkGuest, tmp_path: Path) -> None:
     """From a daemon here to the guest, and from one in the guest."""
     (tmp_path / "module").mkdir()
     (tmp_path / "module" / "file").write_bytes(os.urandom(SIZE))

@@ -65,11 +65,11 @@ def what_is_left(host: Host, device: Device) -> list[str]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_case(ran: Ran, case: str) -> None:
+def test_the_case_holds(ran: Ran, case: str) -> None:
     assert ran.said[case] == "ok"
 
 
-def test_guest_ended_well(ran: Ran) -> None:
+def test_the_guest_powers_off_without_a_warning(ran: Ran) -> None:
     assert_ended_well(ran.seen)
     assert not re.search(r"WARNING|BUG|Oops|Call trace|rcu:.*stall", ran.seen.text)
 

@@ -147,7 +147,7 @@ def test_fault_is_borne(seen: qemu.Boot, fault: str) -> None:
     assert said(seen, f"case {fault}: ") == ["ok"]
 
 
-def test_guest_ended_well(seen: qemu.Boot) -> None:
+def test_the_guest_powers_off_without_a_warning(seen: qemu.Boot) -> None:
     assert_ended_well(seen)
     assert not re.search(r"WARNING|BUG|Oops|Call trace|rcu:.*stall", seen.text)
 

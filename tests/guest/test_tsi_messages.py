@@ -52,7 +52,9 @@ def field(sockaddr: bytes) -> bytes:
         (1031, struct.pack("<II", DATA, 620), Release(DATA, 620)),
     ],
 )
-def test_request(operation: int, payload: bytes, request_: tsi_messages.Request) -> None:
+def test_a_request_is_parsed_at_its_exact_length_only(
+    operation: int, payload: bytes, request_: tsi_messages.Request
+) -> None:
     assert parse(operation, payload) == request_
     for wrong in (payload[:-1], payload + b"\0", b""):
         with pytest.raises(MessageError, match=f"of {len(payload)} bytes, found {len(wrong)}"):
@@ -101,11 +103,11 @@ def test_addresses_come_back(
         ("fe80::1", False),
     ],
 )
-def test_loopback(host: str, loopback: bool) -> None:
+def test_loopback_and_unspecified_addresses_mean_this_machine(host: str, loopback: bool) -> None:
     assert Address(host, 1).is_loopback is loopback
 
 
-def test_replies() -> None:
+def test_replies_are_packed_as_specified() -> None:
     assert tsi_messages.result(0) == b"\0\0\0\0"
     assert tsi_messages.result(errno.ECONNREFUSED) == b"\x91\xff\xff\xff"
     assert tsi_messages.name(None) == struct.pack("<i", -errno.EINVAL) + bytes(132)

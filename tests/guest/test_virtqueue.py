@@ -46,7 +46,7 @@ BUFFER = Descriptor(GUEST + BUFFERS, 64, 0)
         ),
     ],
 )
-def test_descriptor_that_lies(descriptors: list[Descriptor], head: int, message: str) -> None:
+def test_a_descriptor_that_lies_is_an_error(descriptors: list[Descriptor], head: int, message: str) -> None:
     driver = Driver()
     for index, descriptor in enumerate(descriptors):
         driver.describe(index, descriptor)

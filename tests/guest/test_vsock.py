@@ -79,18 +79,18 @@ def test_agent_is_called_by_the_host(booted: Booted) -> None:
     assert (done.stdout, done.status) == (b"from CID 2", (0, 5))
 
 
-def test_nobody_listens(booted: Booted) -> None:
+def test_a_port_at_which_nobody_listens_refuses(booted: Booted) -> None:
     with pytest.raises(ConnectionRefusedError, match=f"vsock port {NOBODY} of the guest: refused"):
         booted.device.connect(NOBODY)
 
 
-def test_megabytes_both_ways(booted: Booted) -> None:
+def test_megabytes_come_back_unchanged(booted: Booted) -> None:
     data = pattern(8 * MIB)
     with booted.device.connect(ECHO, timeout=60) as sock:
         assert exchange(sock, data) == data
 
 
-def test_end_of_data(booted: Booted) -> None:
+def test_the_end_of_the_host_s_data_is_seen(booted: Booted) -> None:
     """The guest reads what came before it; the other direction stays open, unless the host is as libkrun."""
     with booted.device.connect(ECHO) as sock:
         sock.sendall(b"last words")

@@ -158,10 +158,12 @@ printf '%s\\n' "${COMPREPLY[@]}"
             ("supermachine-kernel doctor --j", ["--json"]),
         ],
     )
-    def test_words(self, line: str, expected: list[str], installed: Path, tmp_path: Path) -> None:
+    def test_commands_options_and_assets_are_completed(
+        self, line: str, expected: list[str], installed: Path, tmp_path: Path
+    ) -> None:
         assert self.complete(line, installed, tmp_path) == expected
 
-    def test_folders(self, installed: Path, tmp_path: Path) -> None:
+    def test_folders_are_completed(self, installed: Path, tmp_path: Path) -> None:
         (tmp_path / "MyApp.app").mkdir()
         assert self.complete("supermachine-kernel bundle My", installed, tmp_path) == ["MyApp.app/"]
 

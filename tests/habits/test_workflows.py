@@ -120,7 +120,7 @@ def test_the_linters_see_mistakes(project: Path, actionlint: Path, tmp_path: Pat
     assert _schema(mistaken).returncode == 1
 
 
-def test_permissions(workflows: dict[str, Workflow]) -> None:
+def test_a_job_has_only_the_permissions_it_needs(workflows: dict[str, Workflow]) -> None:
     """None for the workflow; a job says what it needs. A job that may write runs nothing of the checkout."""
     assert all(workflow["permissions"] == {} for workflow in workflows.values())
     for name, job, content in _jobs(workflows):
@@ -187,7 +187,9 @@ def test_one_job_requires_all_others(workflows: dict[str, Workflow]) -> None:
     ("results", "status"),
     [("success success", 0), ("success failure", 1), ("cancelled success", 1), ("success skipped", 1)],
 )
-def test_the_required_job(workflows: dict[str, Workflow], tmp_path: Path, results: str, status: int) -> None:
+def test_the_required_job_fails_unless_every_other_succeeded(
+    workflows: dict[str, Workflow], tmp_path: Path, results: str, status: int
+) -> None:
     (script,) = _steps(workflows["ci"]["jobs"]["required"]).values()
     assert _run(script, tmp_path, RESULTS=results).returncode == status
 
@@ -253,7 +255,9 @@ def test_a_lock_without_this_version(workflows: dict[str, Workflow], copy_of_che
 
 
 @pytest.mark.slow
-def test_a_release(workflows: dict[str, Workflow], copy_of_checkout: Path, tmp_path: Path) -> None:
+def test_the_steps_of_a_release_publish_the_right_files(
+    workflows: dict[str, Workflow], copy_of_checkout: Path, tmp_path: Path
+) -> None:
     """From the maintainer's lock to the files that are published: each step's own commands, in order."""
     jobs = workflows["release"]["jobs"]
     _good(_run("bash kernel-build/scripts/build.sh && python3 scripts/release.py stage --out staged", copy_of_checkout))

@@ -158,7 +158,7 @@ def commands_without(tmp_path: Path) -> Callable[..., Path]:
 # --- usage ---
 
 
-def test_help() -> None:
+def test_help_names_every_option() -> None:
     result = build("--help")
     assert result.returncode == 0
     assert result.stdout.startswith("Usage: bash kernel-build/scripts/build.sh")
@@ -177,7 +177,7 @@ def test_help() -> None:
         (["--jobs=many"], "--jobs needs a number from 1, not: many"),
     ],
 )
-def test_misuse(arguments: list[str], message: str) -> None:
+def test_wrong_usage_is_one_line_and_status_2(arguments: list[str], message: str) -> None:
     result = build(*arguments)
     assert result.returncode == 2
     assert result.stdout == ""
@@ -226,14 +226,14 @@ def test_out_that_is_a_file(tmp_path: Path) -> None:
 # --- the machine ---
 
 
-def test_not_debian(commands_without: Callable[..., Path]) -> None:
+def test_a_linux_without_apt_is_refused(commands_without: Callable[..., Path]) -> None:
     result = build(path=commands_without("apt-get"))
     assert result.returncode == 1
     assert "Debian or Ubuntu only" in result.stderr
     assert "from the release" in result.stderr and "docker run" in result.stderr
 
 
-def test_not_linux(commands_without: Callable[..., Path]) -> None:
+def test_another_system_than_linux_is_refused(commands_without: Callable[..., Path]) -> None:
     path = commands_without("uname")
     (path / "uname").write_text("#!/bin/sh\necho Darwin\n")
     (path / "uname").chmod(0o755)
@@ -325,7 +325,7 @@ def test_digest_changes_with_the_source(tiny_source: Callable[[str], Path]) -> N
 
 
 @pytest.mark.parametrize("group", OPTIONS)
-def test_config_has(group: str) -> None:
+def test_the_configuration_has_every_option_of_the_group(group: str) -> None:
     lines = [
         line
         for name in ("common", "aarch64")
@@ -472,7 +472,9 @@ headers:
 @pytest.mark.parametrize(
     ("image", "differing"), [("echo the same", ""), ("date +%N", "kernel"), ("pwd", "kernel")], ids=str
 )
-def test_check(image: str, differing: str, checkout: Path, cache: Path, tmp_path: Path) -> None:
+def test_check_names_the_files_that_differ(
+    image: str, differing: str, checkout: Path, cache: Path, tmp_path: Path
+) -> None:
     remove_patches(checkout)
     for program in ("init-oci", "agent"):
         for file in (checkout / program).glob("*.[ch]"):

@@ -97,13 +97,13 @@ class TestAnyBytes:
     @each_verifier
     @given(start=st.sampled_from(STARTS), rest=st.binary(max_size=2048))
     @quickly
-    def test_arbitrary_bytes(self, verify: Verifier, start: bytes, rest: bytes) -> None:
+    def test_any_bytes_are_verified_or_refused(self, verify: Verifier, start: bytes, rest: bytes) -> None:
         facts_or_inspection_error(verify, start + rest)
 
     @each_verifier
     @given(data=st.data())
     @quickly
-    def test_mutated_headers(self, verify: Verifier, data: st.DataObject) -> None:
+    def test_changed_headers_are_verified_or_refused(self, verify: Verifier, data: st.DataObject) -> None:
         """Real programs and modules with some bytes of their header, or of what it leads to, changed."""
         content = bytearray(data.draw(st.sampled_from([PROGRAM[:20000], MODULE])))
         table = struct.unpack_from("<QQ", content, 32)  # e_phoff, e_shoff
@@ -130,20 +130,20 @@ class TestAnyBytes:
     @each_verifier
     @given(data=st.data())
     @quickly
-    def test_truncated_anywhere(self, verify: Verifier, data: st.DataObject) -> None:
+    def test_a_cut_at_any_place_is_verified_or_refused(self, verify: Verifier, data: st.DataObject) -> None:
         content = data.draw(st.sampled_from([PROGRAM, MODULE, KERNEL_HEADER]))
         facts_or_inspection_error(verify, content[: data.draw(st.integers(0, len(content) - 1))])
 
     @given(offset=st.integers(0, 63), value=st.binary(min_size=1, max_size=8))
     @quickly
-    def test_mutated_image_header(self, offset: int, value: bytes) -> None:
+    def test_any_image_header_is_verified_or_refused(self, offset: int, value: bytes) -> None:
         """The real header before a banner; searching ten megabytes each time would take a minute."""
         assert verify_kernel(SMALL_KERNEL) == KernelFacts("6.12.1", False, 4096)
         facts_or_inspection_error(verify_kernel, patched(SMALL_KERNEL, offset, value))
 
     @given(banner=st.binary(max_size=60))
     @quickly
-    def test_mutated_banner(self, banner: bytes) -> None:
+    def test_any_banner_is_verified_or_refused(self, banner: bytes) -> None:
         data = patched(SMALL_KERNEL, SMALL_KERNEL.index(BANNER) + len(b"Linux version "), banner)
         facts_or_inspection_error(verify_kernel, data[:4096])
 
@@ -160,7 +160,7 @@ class TestAnyBytes:
 
 
 class TestNotAKernel:
-    def test_empty(self) -> None:
+    def test_an_empty_file_is_refused(self) -> None:
         assert refused(verify_kernel, b"") == (
             "kernel: expected an uncompressed arm64 Linux Image, found an empty file; "
             "take arch/arm64/boot/Image of the kernel build"
@@ -180,7 +180,7 @@ class TestNotAKernel:
     def test_what_people_hand_over_instead(self, data: bytes, found: str) -> None:
         assert found in refused(verify_kernel, data)
 
-    def test_big_endian(self) -> None:
+    def test_a_big_endian_kernel_is_refused(self) -> None:
         flags = struct.unpack_from("<Q", KERNEL_HEADER, 24)[0] | 1
         message = refused(verify_kernel, patched(KERNEL.read_bytes(), 24, struct.pack("<Q", flags)))
         assert "expected a little-endian kernel, found a big-endian one" in message
@@ -202,7 +202,7 @@ class TestNotAKernel:
         assert verify_kernel(data) == facts
         assert f"found {facts.image_size + 1} bytes; something is appended" in refused(verify_kernel, data + b"\0")
 
-    def test_no_banner(self) -> None:
+    def test_a_kernel_without_a_banner_is_refused(self) -> None:
         data = KERNEL.read_bytes().replace(b"Linux version ", b"Linux_version ")
         assert "no 'Linux version' banner" in refused(verify_kernel, data)
 
@@ -233,7 +233,7 @@ class TestNotAProgram:
         assert "found a script" in refused(VERIFIERS["program"], b"#!/bin/sh\n" + bytes(64))
         assert "found no ELF file" in refused(VERIFIERS["program"], bytes(64))
 
-    def test_this_very_python(self) -> None:
+    def test_a_program_of_the_host_is_refused(self) -> None:
         """A program of the host: another machine's, another system's, or dynamically linked."""
         refused(VERIFIERS["program"], Path(sys.executable).read_bytes())
 
@@ -267,7 +267,7 @@ class TestNotAProgram:
 
 
 class TestNotAModule:
-    def test_a_program(self) -> None:
+    def test_a_program_is_refused_as_a_module(self) -> None:
         assert "expected a kernel module, found an executable" in refused(verify_module, PROGRAM)
 
     def test_a_truncated_file_is_refused(self) -> None:
@@ -372,7 +372,7 @@ class TestDamagedSymbols:
         changed = patched(MODULE, at + 40, struct.pack("<I", number))  # sh_link: itself
         assert "expected a string table of its symbols, found none" in refused(verify_module, changed)
 
-    def test_two_symbol_tables(self) -> None:
+    def test_two_symbol_tables_are_refused(self) -> None:
         _, at = section_of(1)
         assert "expected one symbol table, found 2" in refused(verify_module, patched(MODULE, at + 4, b"\2"))
 
