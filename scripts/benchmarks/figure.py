@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from supermachine_kernel import SupermachineKernelError
@@ -15,15 +17,34 @@ class BenchError(SupermachineKernelError):
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured value; `wanted` is what is promised of it, and `good` whether it holds."""
+    """One measured value; `wanted` is what is promised of it, and `good` whether it holds.
+
+    `spread` is there for a ratio alone: how far apart the ratios of the single turns were.
+    """
 
     name: str
     value: float
     unit: str
     wanted: str = ""
     good: bool = True
+    spread: float | None = None
 
     @classmethod
     def at_most(cls, name: str, value: float, unit: str, limit: float) -> Figure:
         """Return the figure of a value that is promised to be `limit` or less."""
         return cls(name, value, unit, f"at most {limit:g}", value <= limit)
+
+    @classmethod
+    def ratio(cls, name: str, turns: Sequence[float], limit: float | None = None) -> Figure:
+        """The median of the ratios of single turns, where less is better; it may be promised to be `limit` or less.
+
+        The spread is the distance between their first and their third quarter, so one disturbed turn counts little.
+        """
+        value = statistics.median(turns)
+        spread = 0.0
+        if len(turns) > 1:
+            first, _, third = statistics.quantiles(turns, n=4, method="inclusive")
+            spread = third - first
+        if limit is None:
+            return cls(name, value, "", spread=spread)
+        return cls(name, value, "", f"at most {limit:g}", value <= limit, spread)
