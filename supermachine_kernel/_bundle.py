@@ -4,9 +4,9 @@ import os
 import stat
 
 from ._assets import ASSETS, Asset, is_manifest, manifest
-from ._ensure import complete
+from ._ensure import complete_in, require_assets
 from ._errors import AssetError, AssetMissingError, DestinationError
-from ._folder import Folder, open_folder
+from ._folder import Folder, cure_of, make_folder, open_folder
 from ._proof import is_proven
 from ._read import open_matching
 from ._write import is_usable, write_files
@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any, Optional
+
+    from ._write import StrPath
 
 RECEIPT = "manifest.json"
 """The manifest of the set beside it: version, set digest, and size, SHA-256 and mode of each asset."""
@@ -29,23 +31,39 @@ def bundle(target: "Path") -> "dict[str, str]":
     `ensure_assets` does.
     """
     folder = folder_of(target)
-    if folder != target:
-        _refuse_links((folder.parent, folder))
     if is_foreign(folder / RECEIPT):
         expected, cure = "a receipt of this program or nothing there", "move it away, or name another folder"
         raise DestinationError(str(folder / RECEIPT), expected, "something else", cure)
-    done = complete(folder)
-    # Last: a receipt speaks of what is there.
-    done[RECEIPT] = _write_receipt(folder)
+    require_assets(folder)
+    with _open(target, folder) as opened:
+        done = complete_in(opened)
+        # Last: a receipt speaks of what is there.
+        done[RECEIPT] = _write_receipt(opened)
     return done
 
 
-def _refuse_links(inside: "tuple[Path, ...]") -> None:
-    """Raise DestinationError for a link within an app: the set would be written outside of the app, which was named."""
-    for path in inside:
-        if path.is_symlink():
+def _open(target: "Path", folder: "Path") -> Folder:
+    """Open the folder of the set, made where it is missing: within an app, by steps that follow no link.
+
+    A link there would have the set written outside of the app, which was named. Raises DestinationError.
+    """
+    if folder == target:
+        make_folder(folder)
+        return open_folder(str(folder), str(folder))
+    with open_folder(str(target), str(folder)) as app, _enter(app, "Contents") as contents:
+        return _enter(contents, folder.name)
+
+
+def _enter(folder: Folder, name: str) -> Folder:
+    path, expected = folder.path_of(name), "a folder of the app"
+    try:
+        return folder.enter(name)
+    except OSError as error:
+        if os.path.islink(path):
             found = f"a link to {os.path.realpath(path)}"
-            raise DestinationError(str(path), "a folder of the app", found, "remove it, or name its end")
+            raise DestinationError(path, expected, found, "remove it, or name its end") from error
+        found = f"one that cannot be made or entered ({error.strerror})"
+        raise DestinationError(path, expected, found, cure_of(error), errno=error.errno) from error
 
 
 def folder_of(target: "Path") -> "Path":
@@ -123,7 +141,7 @@ def _is_folder(path: "Path") -> bool:
         raise _cannot_look(path, error) from error
 
 
-def _cannot_look(path: "Path", error: OSError) -> DestinationError:
+def _cannot_look(path: "StrPath", error: OSError) -> DestinationError:
     expected, found = "to read it", f"an error: {error.strerror}"
     cure = "name a place that you may read, or run this as its owner"
     return DestinationError(str(path), expected, found, cure, errno=error.errno)
@@ -135,17 +153,16 @@ def _receipt() -> bytes:
     return (json.dumps(manifest(), indent=2, sort_keys=True) + "\n").encode()
 
 
-def _write_receipt(folder: "Path") -> str:
-    path, content = folder / RECEIPT, _receipt()
-    if not path.is_symlink() and _content(path) == content:
+def _write_receipt(opened: Folder) -> str:
+    path, content = opened.path_of(RECEIPT), _receipt()
+    if not os.path.islink(path) and _content(path) == content:
         return "kept"
-    with open_folder(str(folder), str(path)) as opened:
-        write_files(opened, [(RECEIPT, 0o644, content)], durable=True)
-        opened.flush()
+    write_files(opened, [(RECEIPT, 0o644, content)], durable=True)
+    opened.flush()
     return "written"
 
 
-def _content(path: "Path") -> "Optional[bytes]":
+def _content(path: "StrPath") -> "Optional[bytes]":
     """The content of a file that can be a receipt; None for what is too long, or is no file and may have no end."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:

@@ -53,33 +53,43 @@ def default_directory() -> Path:
 
 
 def complete(folder: Path, *, record: bool = False) -> "dict[str, str]":
-    """Bring the files in `folder` to what the manifest says, and to disk.
+    """Bring the files in `folder`, which is made where it is missing, to what the manifest says, as `complete_in`."""
+    require_assets(folder)
+    make_folder(folder)
+    with open_folder(str(folder), str(folder)) as opened:
+        return complete_in(opened, record=record)
+
+
+def require_assets(folder: Path) -> None:
+    """Raise AssetError where `folder` would be made, and an asset that goes there cannot be had."""
+    manifest()  # without one nothing can be compared
+    if not os.path.isdir(folder):
+        for asset in ASSETS:
+            open_asset(asset).close()
+
+
+def complete_in(opened: Folder, *, record: bool = False) -> "dict[str, str]":
+    """Bring the files in a folder to what the manifest says, and to disk.
 
     The result says what was done to each file, by name: "kept", "mended" (its mode was wrong) or "written". With
     `record`, what was proven is written down beside the files, for the next start.
     """
-    manifest()  # without one nothing can be compared
-    if not os.path.isdir(folder):
-        for asset in ASSETS:  # with one missing, no folder is made
-            open_asset(asset).close()
-    make_folder(folder)
-    with open_folder(str(folder), str(folder)) as opened:
-        done, proven = _keep_right_ones(opened)
-        wrong = [asset for asset in ASSETS if asset.name not in done]
-        if wrong:
-            try:
-                proven.update(_write_assets(opened, wrong))
-                done.update((asset.name, "written") for asset in wrong)
-            except DestinationError:
-                done, proven = _keep_right_ones(opened)
-                if len(done) < len(ASSETS):
-                    raise
-                # Another process was faster, and this one may not replace its files.
-        opened.flush()
-        flush_parents(folder)
-        if record:
-            write_proof(opened, [proven[asset.name] for asset in ASSETS])
-        sweep(opened)
+    done, proven = _keep_right_ones(opened)
+    wrong = [asset for asset in ASSETS if asset.name not in done]
+    if wrong:
+        try:
+            proven.update(_write_assets(opened, wrong))
+            done.update((asset.name, "written") for asset in wrong)
+        except DestinationError:
+            done, proven = _keep_right_ones(opened)
+            if len(done) < len(ASSETS):
+                raise
+            # Another process was faster, and this one may not replace its files.
+    opened.flush()
+    flush_parents(Path(opened.path))
+    if record:
+        write_proof(opened, [proven[asset.name] for asset in ASSETS])
+    sweep(opened)
     return {asset.name: done[asset.name] for asset in ASSETS}
 
 
@@ -108,11 +118,15 @@ def _keep_right_ones(folder: Folder) -> "tuple[dict[str, str], dict[str, os.stat
 def _mend_mode(asset: Asset, descriptor: int) -> str:
     """Give the file its exact mode, so that processes of different umasks agree; "" where it stays of no use.
 
-    A read-only store may lack the write bit, and a file system may keep one mode for all of its files.
+    A read-only store may lack the write bit, and a file system may keep one mode for all of its files. A file that
+    has other names too stays as it is there, and is written anew here.
     """
-    before = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    facts = os.fstat(descriptor)
+    before = stat.S_IMODE(facts.st_mode)
     if before | 0o200 == asset.mode:
         return "kept"
+    if facts.st_nlink > 1:
+        return ""
     change_mode(descriptor, asset.mode)
     after = stat.S_IMODE(os.fstat(descriptor).st_mode)
     if not is_usable(after, asset.mode):

@@ -24,19 +24,26 @@ _said_not_durable = False
 class Folder:
     """An existing folder. Where the platform can, every name is looked up in the folder that was opened at first."""
 
-    def __init__(self, path: str) -> None:
-        """Open the folder `path`. Raises OSError."""
-        self.path = path or os.curdir
+    def __init__(self, path: str, *, within: "Optional[Folder]" = None) -> None:
+        """Open the folder `path`, or the one of that name in `within`, never a link's end there. Raises OSError."""
+        self.path = within.path_of(path) if within else path or os.curdir
         self._descriptor: Optional[int] = None
         self._may_be_listed = True
-        if _HAS_DIR_FD:
-            try:
-                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            except PermissionError:
-                # A folder may be there to be entered and written to, but not to be listed.
-                self._may_be_listed = False
-                if hasattr(os, "O_PATH"):
-                    self._descriptor = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if not _HAS_DIR_FD:
+            if within and os.path.islink(self.path):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), self.path)
+            return
+        flags, where = os.O_DIRECTORY | os.O_CLOEXEC, {}
+        if within:
+            flags, where = flags | os.O_NOFOLLOW, within._here()
+        name = path if within else self.path
+        try:
+            self._descriptor = os.open(name, os.O_RDONLY | flags, **where)
+        except PermissionError:
+            # A folder may be there to be entered and written to, but not to be listed.
+            self._may_be_listed = False
+            if hasattr(os, "O_PATH"):
+                self._descriptor = os.open(name, os.O_PATH | flags, **where)
 
     def __enter__(self) -> "Folder":
         return self
@@ -76,15 +83,20 @@ class Folder:
     def make_private(self, name: str) -> "Folder":
         """Make the folder `name` in this one, which only this user can enter, and open it. Raises OSError."""
         os.mkdir(self._at(name), 0o700, **self._here())
-        made = Folder.__new__(Folder)
-        made.path = os.path.join(self.path, name)
-        made._may_be_listed = True
-        made._descriptor = self.open(name, os.O_RDONLY | os.O_DIRECTORY)
-        facts = os.fstat(made._descriptor)
+        made = Folder(name, within=self)
+        facts = os.fstat(made._descriptor) if made._descriptor is not None else os.stat(made.path)
         if facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
-            os.close(made._descriptor)
+            made.__exit__(None, None, None)
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), made.path)
         return made
+
+    def enter(self, name: str) -> "Folder":
+        """Open the folder `name` in this one, which is made where it is missing. Raises OSError."""
+        try:
+            return Folder(name, within=self)
+        except FileNotFoundError:
+            os.mkdir(self._at(name), **self._here())
+            return Folder(name, within=self)
 
     def move_out(self, name: str, target: "Folder", new: str) -> None:
         """Move the file `name` into the folder `target`, as `new`. Raises OSError."""

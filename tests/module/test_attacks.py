@@ -69,6 +69,72 @@ def test_a_link_in_the_place_of_a_file_does_not_have_its_end_mended(way: str, tm
 
 @on_linux
 @pytest.mark.parametrize("way", ["ensure_assets", "bundle"])
+def test_a_link_to_a_file_that_is_right_does_not_have_its_end_mended(way: str, tmp_path: Path) -> None:
+    """It comes between the look at the name and its opening, and leads to the user's own copy, with the user's mode."""
+    folder, mine = ensure_assets(tmp_path / "shared"), tmp_path / "mine"
+    (folder / ".supermachine-proof").unlink()
+    mine.write_bytes(KERNEL.read_bytes())
+    mine.chmod(0o600)
+    done = attacked(way, folder, mine, "judge", "kernel")
+    assert done.returncode == 0, done.stderr
+    assert stat.S_IMODE(mine.stat().st_mode) == 0o600
+    assert not (folder / "kernel").is_symlink() and mine.read_bytes() == KERNEL.read_bytes()
+
+
+@pytest.mark.parametrize("way", ["ensure_assets", "bundle"])
+def test_a_file_with_another_name_elsewhere_is_not_mended_there(way: str, tmp_path: Path) -> None:
+    """Its mode is that of every name that it has."""
+    folder, mine = ensure_assets(tmp_path / "shared"), tmp_path / "mine"
+    (folder / "kernel").chmod(0o600)
+    os.link(folder / "kernel", mine)
+    program = f"""\
+import sys, supermachine_kernel as k
+from pathlib import Path
+from supermachine_kernel._bundle import bundle
+folder = Path(sys.argv[1])
+{WAYS[way]}
+"""
+    done = child.python(program, folder)
+    assert done.returncode == 0, done.stderr
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (mine, folder / "kernel")] == [0o600, 0o644]
+
+
+@on_linux
+@pytest.mark.parametrize("name", ["Contents", "Resources"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_link_that_comes_into_an_app_leads_nowhere(moment: str, name: str, tmp_path: Path) -> None:
+    """Who may write into the app puts it there before or after the folder is opened for the set."""
+    resources = tmp_path / "My.app" / "Contents" / "Resources"
+    resources.mkdir(parents=True)
+    (tmp_path / "elsewhere" / "Resources").mkdir(parents=True)
+    program = """\
+import os, sys, supermachine_kernel as k
+from pathlib import Path
+from supermachine_kernel._bundle import bundle
+import supermachine_kernel._doctor
+folder, name, moment = sys.argv[1:]
+path = {"Contents": "My.app/Contents", "Resources": "My.app/Contents/Resources"}[name]
+awaited = {"before": name, "after": ".tmp"}[moment]
+os.chdir(folder)
+def hook(event, arguments):
+    if event == "open" and str(arguments[0]).endswith(awaited) and not os.path.islink(path):
+        os.rename(path, "moved")
+        os.symlink(os.path.abspath("elsewhere"), path)
+sys.addaudithook(hook)
+try:
+    bundle(Path("My.app"))
+except k.DestinationError as error:
+    print(error)
+"""
+    done = child.python(program, tmp_path, name, moment)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "moved").is_dir(), "there was no attack"
+    assert [path for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()] == []
+    assert ("expected a folder of the app, found a link to" in done.stdout) == (moment == "before")
+
+
+@on_linux
+@pytest.mark.parametrize("way", ["ensure_assets", "bundle"])
 def test_a_link_to_a_file_without_end_is_not_read(way: str, tmp_path: Path) -> None:
     """It comes between the look at the file and its opening; the process is killed when it reads for ever."""
     folder = ensure_assets(tmp_path / "shared")
