@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, Optional
@@ -22,6 +22,7 @@ from setuptools.command.sdist import sdist
 
 from supermachine_kernel._assets import SET
 
+from .audit.expected import licence_files, module_files
 from .errors import BuildError
 from .file_lock import file_lock
 from .frontend import ERROR_FILE
@@ -134,6 +135,7 @@ class BdistWheel(bdist_wheel):
         if not self.distribution.editable:
             with _stopping_at_an_error():
                 _refuse_sdist_elsewhere()
+                _refuse_links_out([*module_files(PROJECT), *licence_files(PROJECT), "README.md"])
                 _ = self.distribution.assets
         super().finalize_options()
 
@@ -180,10 +182,7 @@ class Sdist(sdist):
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:
         """Copy the files, once it is certain that no link among them leads elsewhere: its end would be given away."""
         with _stopping_at_an_error():
-            for name in files:
-                if not Path(name).resolve().is_relative_to(PROJECT.resolve()):
-                    found = f"a link to {Path(name).resolve()}"
-                    raise BuildError(name, "a file of this checkout", found, "remove it")
+            _refuse_links_out(files)
         super().make_release_tree(base_dir, files)
 
     def run(self) -> None:
@@ -193,17 +192,23 @@ class Sdist(sdist):
             normalize_sdist(Path(path))
 
 
+def _refuse_links_out(names: Iterable[str]) -> None:
+    """Raise BuildError for a file whose content lies outside of the checkout: an archive would give it away."""
+    for name in names:
+        end = (PROJECT / name).resolve()
+        if not end.is_relative_to(PROJECT.resolve()):
+            raise BuildError(name, "a file of this checkout", f"a link to {end}", "remove it")
+
+
 def _refuse_sdist_elsewhere() -> None:
     """Refuse to build on another platform: pip could not install the wheel there, and its error would not say why."""
     row, from_sdist = wheel_row(), (PROJECT / "PKG-INFO").is_file()
     at_home = (sys.platform, platform.machine()) in row.machines
     if from_sdist and not at_home and os.environ.get("SUPERMACHINE_CROSS_BUILD") != "1":
-        subject = (
-            f"supermachine-kernel is for {row.machines_text}, and this is {platform.system()} on "
-            f"{platform.machine()}: a wheel built here could not be installed here"
-        )
+        expected = f"{row.machines_text}, where the wheel can be installed"
+        found = f"{platform.system()} on {platform.machine()}"
         cure = f"to build the {row.platform_tag} wheel all the same, set SUPERMACHINE_CROSS_BUILD=1"
-        raise BuildError(subject, cure=cure)
+        raise BuildError("supermachine-kernel", expected, found, cure)
 
 
 @contextlib.contextmanager
@@ -231,5 +236,8 @@ def _stop(error: BuildError) -> NoReturn:
     """End with the error on standard error, or in the file that `frontend` asked for."""
     if ERROR_FILE not in os.environ:
         raise SystemExit(f"error: {error}")
-    Path(os.environ[ERROR_FILE]).write_text(json.dumps(error.fields()), encoding="utf-8")
+    try:
+        Path(os.environ[ERROR_FILE]).write_text(json.dumps(error.fields()), encoding="utf-8")
+    except OSError as other:
+        raise SystemExit(f"error: {error}\nerror: {ERROR_FILE}={os.environ[ERROR_FILE]}: {other.strerror}") from None
     raise SystemExit(1)

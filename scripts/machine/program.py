@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
@@ -32,6 +33,10 @@ def run_program(main: Callable[[], int]) -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # since scripts/_path.py
         signal.signal(signal.SIGINT, signal.default_int_handler)
     _open_standard_files()
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        if os.environ.get(name) == os.curdir:  # the one relative path that the module tempfile leaves as it is
+            os.environ[name] = os.getcwd()
+            tempfile.tempdir = None
     try:
         status = _run(main)
     except KeyboardInterrupt:

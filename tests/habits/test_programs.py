@@ -140,6 +140,17 @@ def test_an_interrupt_is_never_a_traceback(program: str, when: str, status: int,
     assert done.stderr == (f"{program}: {said}" if said else "")
 
 
+@pytest.mark.slow
+def test_a_temporary_folder_named_by_a_dot_is_the_one_of_the_caller(built_set: Path, tmp_path: Path) -> None:
+    """A child in another folder would take it for its own."""
+    (tmp_path / "here").mkdir()
+    arguments = ["wheel.py", "--out", str(tmp_path / "out")]
+    done = run(arguments, tmp_path / "here", TMPDIR=".", SUPERMACHINE_ASSETS_DIR=str(built_set))
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").glob("*.whl"))) == 1
+    assert list((tmp_path / "here").iterdir()) == []
+
+
 def test_programs_run_with_the_options_that_isolate_them(tmp_path: Path) -> None:
     for program in PROGRAMS:
         command = [sys.executable, "-I", str(SCRIPTS / program), "--help"]

@@ -339,7 +339,7 @@ def test_release_files_that_change_on_the_way_stop_the_build(staged: Staged, bui
         path.write_bytes((built_set / name).read_bytes())
     assert verify_set(Source("release", files), staged.locked).digest == staged.locked.digest
     files["kernel"].write_bytes(files["kernel"].read_bytes()[:-1])
-    with pytest.raises(BuildError, match="changed after they were verified"):
+    with pytest.raises(BuildError, match="found others: they were changed since; build again"):
         verify_set(Source("release", files), staged.locked)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
 import re
 import resource
@@ -24,7 +25,7 @@ from scripts import rebuild as rebuild_program
 from scripts.asset_build.audit.chain import audit
 from scripts.asset_build.audit.compare import compare
 from scripts.asset_build.audit.errors import AuditError
-from scripts.asset_build.audit.reader import LARGEST_RATIO, MOST_MEMBERS, Wheel, made_of, read_members
+from scripts.asset_build.audit.reader import LARGEST_RATIO, MOST_MEMBERS, Wheel, made_of, read_members, read_wheel
 from scripts.asset_build.paths import PROJECT
 from scripts.asset_build.wheel.archive import compress, wheel_archive
 from supermachine_kernel._version import VERSION
@@ -294,3 +295,34 @@ def test_a_text_of_many_lines_is_not_compared_line_by_line() -> None:
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert most < 32 << 20
+
+
+@pytest.mark.slow
+def test_an_audit_takes_the_memory_of_the_wheel_and_of_what_is_in_it(custom_wheel: Path, project: Path) -> None:
+    """Once each, and little more: no copy of either."""
+    with zipfile.ZipFile(custom_wheel) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    most = peak(lambda: [*audit(custom_wheel, project, project / "assets.lock.json")])
+    assert most < 1.2 * (custom_wheel.stat().st_size + unpacked) + (4 << 20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pack", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
+def test_a_large_wheel_is_in_memory_once_packed_and_once_unpacked(
+    pack: int, custom_wheel: Path, tmp_path: Path
+) -> None:
+    """What cannot be compressed is the worst case: as large as it may be, it takes twice that."""
+    size, path = 64 << 20, tmp_path / custom_wheel.name
+    with zipfile.ZipFile(path, "w", pack, compresslevel=1) as archive:
+        archive.writestr("supermachine_kernel/assets/kernel", os.urandom(size))
+    assert peak(lambda: read_wheel(path)) < 2.2 * size
+
+
+def peak(use: Callable[[], object]) -> int:
+    """The most bytes of memory that Python's objects took meanwhile."""
+    tracemalloc.start()
+    try:
+        use()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

@@ -91,7 +91,7 @@ def test_assets_that_prove_to_be_none_make_no_wheel(wheel: Path, tmp_path: Path)
 
     done = run(copied(wheel, tmp_path, change))
     assert done.returncode == 1 and done.stdout == ""
-    assert "its assets do not make a wheel" in done.stderr and "expected a static" in done.stderr
+    assert "expected assets that make a wheel" in done.stderr and "expected a static" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -260,6 +260,37 @@ def test_a_second_build_carries_nothing_of_the_first(copy_of_checkout: Path, bui
         assert set(one.namelist()) - set(other.namelist()) == {"supermachine_kernel/_extra.py"}
 
 
+@pytest.mark.parametrize("name", ["LICENSES/mine.txt", "supermachine_kernel/_mine.py", "README.md"])
+def test_a_link_that_leads_out_of_the_checkout_stops_it(
+    name: str, copy_of_checkout: Path, built_set: Path, tmp_path: Path
+) -> None:
+    """The wheel would give away what it leads to."""
+    (tmp_path / "secret").write_text("mine")
+    (copy_of_checkout / name).unlink(missing_ok=True)
+    (copy_of_checkout / name).symlink_to(tmp_path / "secret")
+    done = run_setup(copy_of_checkout, built_set, tmp_path / "out")
+    assert done.stderr.splitlines()[-1:] == [
+        f"error: {name}: expected a file of this checkout, found a link to {tmp_path / 'secret'}; remove it"
+    ]
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_why_it_stopped_is_said_where_it_cannot_be_written_down(copy_of_checkout: Path, tmp_path: Path) -> None:
+    """The file that the variable names is the frontend's; a user may have left it set."""
+    nowhere = str(tmp_path / "no" / "error")
+    done = run_setup(copy_of_checkout, tmp_path / "none", tmp_path / "out", SUPERMACHINE_BUILD_ERROR=nowhere)
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()[-2:]
+    assert first.startswith(f"error: SUPERMACHINE_ASSETS_DIR={tmp_path / 'none'}: expected a folder with the whole set")
+    assert second == f"error: SUPERMACHINE_BUILD_ERROR={nowhere}: No such file or directory"
+
+
+def run_setup(checkout: Path, assets: Path, out: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "setup.py", "-q", "bdist_wheel", "--dist-dir", str(out)]
+    inside = {**os.environ, "SUPERMACHINE_ASSETS_DIR": str(assets), **variables}
+    return subprocess.run(command, cwd=checkout, env=inside, capture_output=True, text=True, check=False)
+
+
 def build(checkout: Path, assets: Path, out: Path) -> Path:
     environment = {**os.environ, "SUPERMACHINE_ASSETS_DIR": str(assets)}
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(checkout)]

@@ -19,7 +19,7 @@ from supermachine_kernel._assets import ASSETS
 from ..digests import file_sha256, set_digest
 from ..errors import BuildError, describe
 from ..lock import Lock, LockedSet, read_lock_file
-from ..wheel.archive import wheel_archive
+from ..wheel.archive import wheel_pieces
 from ..wheel.sbom import SBOM_FOLDER, SBOM_NAME, record_in
 from ..wheel.verify import VerifiedSet, verify_contents
 from .compare import Difference, compare
@@ -136,7 +136,9 @@ def _compare_members(wheel: Wheel, project: Path, verified: VerifiedSet) -> Iter
         name: wheel.members[name].stream for name, content in members.items() if wheel.contents.get(name) == content
     }
     same = streams.keys() == members.keys()
-    expected = Wheel(wheel.name, wheel_archive(members, streams) if same else b"", made_of(members, streams))
+    pieces = wheel_pieces(members, streams) if same else []
+    data = wheel.data if _consists_of(wheel.data, pieces) else b"".join(pieces)
+    expected = Wheel(wheel.name, data, made_of(members, streams))
     for difference in compare(wheel, expected):
         raise _error_of(difference, wheel, members)
     info = wheel.dist_info
@@ -149,6 +151,16 @@ def _compare_members(wheel: Wheel, project: Path, verified: VerifiedSet) -> Iter
     yield Link("module", set_digest(module), f"{len(module)} files, as in this checkout")
     yield Link("manifest", _sha256(members[manifest]), f"{verified.origin}, set digest {verified.digest}")
     yield Link("SBOM", _sha256(members[sbom]), f"{len(members[sbom])} bytes")
+
+
+def _consists_of(data: bytes, pieces: list[bytes | memoryview]) -> bool:
+    """Whether those pieces make up `data`, asked without a copy of it."""
+    view, offset = memoryview(data), 0
+    for piece in pieces:
+        if view[offset : offset + len(piece)] != piece:
+            return False
+        offset += len(piece)
+    return offset == len(data)
 
 
 def _error_of(difference: Difference, wheel: Wheel, members: Mapping[str, bytes]) -> AuditError:

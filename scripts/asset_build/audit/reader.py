@@ -19,6 +19,7 @@ from supermachine_kernel._version import VERSION
 
 from ..errors import describe
 from ..guest_sets import wheel_row
+from ..regular_file import SizeError, read_regular
 from ..wheel.archive import REGULAR_FILE, UNIX, ZIP_DATE, mode_in_wheel, wheel_order
 from .errors import AuditError
 
@@ -32,6 +33,9 @@ LARGEST_RATIO = 20
 MOST_MEMBERS = 1000
 """How many members a wheel may have: a hundred bytes of its directory take several hundred in memory."""
 
+_STEP = 1 << 18
+"""Bytes that are unpacked at once."""
+
 _DIRECTORY_ENTRY = b"PK\1\2"  # PKWARE APPNOTE 4.3.12
 _LOCAL_HEADER = 30  # PKWARE APPNOTE 4.3.7; at 26 the lengths of name and extra field
 _STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
@@ -43,7 +47,7 @@ class Member:
     """One file of a wheel: its content, its compressed form, and what the archive says of it."""
 
     content: bytes
-    stream: bytes
+    stream: bytes | memoryview
     mode: int
     date: tuple[int, ...]
     method: int
@@ -96,16 +100,15 @@ def read_wheel(path: Path) -> Wheel:
         cure = "use the checkout of that version"
         raise AuditError(path.name, f"a wheel of {VERSION}, as this checkout is", f"one of {named.group(1)}", cure)
     try:
-        size = path.stat().st_size
-        if size > LARGEST:
-            raise AuditError(str(path), f"at most {LARGEST} bytes", str(size), _CURE)
-        data = path.read_bytes()
+        data = read_regular(path, largest=LARGEST)
+    except SizeError as error:
+        raise AuditError(str(path), f"at most {LARGEST} bytes", str(error.size), _CURE) from error
     except OSError as error:
         raise AuditError(str(path), "a wheel that can be read", error.strerror or str(error), _CURE) from error
     return Wheel(path.name, data, read_members(data, str(path)))
 
 
-def made_of(members: Mapping[str, bytes], streams: Mapping[str, bytes]) -> dict[str, Member]:
+def made_of(members: Mapping[str, bytes], streams: Mapping[str, bytes | memoryview]) -> dict[str, Member]:
     """The members as the build writes them, with the compressed form that `streams` has of them."""
     return {
         name: Member(
@@ -154,19 +157,31 @@ def _read_member(data: bytes, entry: zipfile.ZipInfo) -> Member:
     header = data[entry.header_offset : entry.header_offset + _LOCAL_HEADER]
     name_size, extra_size = struct.unpack_from("<HH", header, 26)
     start = entry.header_offset + _LOCAL_HEADER + name_size + extra_size
-    stream = data[start : start + entry.compress_size]
-    content = stream
-    if entry.compress_type == _DEFLATED:
-        unpacker: Any = zlib.decompressobj(-zlib.MAX_WBITS)
-        try:
-            content = unpacker.decompress(stream, entry.file_size + 1)
-        except zlib.error as error:
-            raise AuditError(entry.filename, "deflated data", str(error), _CURE) from error
-        if not unpacker.eof or unpacker.unused_data:
-            raise AuditError(entry.filename, "deflated data that end with the member", "more or less", _CURE)
+    stream = memoryview(data)[start : start + entry.compress_size]
+    content = _inflate(stream, entry) if entry.compress_type == _DEFLATED else bytes(stream)
     if len(content) != entry.file_size or zlib.crc32(content) != entry.CRC or len(stream) != entry.compress_size:
         expected = f"{entry.file_size} bytes with the CRC {entry.CRC:08x}"
         found = f"{len(content)} bytes with {zlib.crc32(content):08x}: it is damaged"
         raise AuditError(entry.filename, expected, found, _CURE)
     mode = entry.external_attr >> 16
     return Member(content, stream, mode, entry.date_time, entry.compress_type, entry.create_system)
+
+
+def _inflate(stream: memoryview, entry: zipfile.ZipInfo) -> bytes:
+    """The deflated content, unpacked in steps: at no time are there two copies of it. Raises AuditError."""
+    unpacker: Any = zlib.decompressobj(-zlib.MAX_WBITS)
+    content, read = io.BytesIO(), 0
+    try:
+        while not unpacker.eof and content.tell() <= entry.file_size:
+            packed = unpacker.unconsumed_tail or bytes(stream[read : read + _STEP])
+            if not unpacker.unconsumed_tail:
+                read += len(packed)
+            part = unpacker.decompress(packed, min(_STEP, entry.file_size + 1 - content.tell()))
+            content.write(part)
+            if not packed and not part:
+                break
+    except zlib.error as error:
+        raise AuditError(entry.filename, "deflated data", str(error), _CURE) from error
+    if not unpacker.eof or unpacker.unused_data or read != len(stream):
+        raise AuditError(entry.filename, "deflated data that end with the member", "more or less", _CURE)
+    return content.getvalue()

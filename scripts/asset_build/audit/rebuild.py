@@ -33,8 +33,7 @@ def rebuild(wheel: Wheel, python: Path, project: Path, folder: Path, environ: Ma
     try:
         return read_wheel(frontend.build_wheel(python, project, out, variables))
     except BuildError as error:
-        subject = f"{wheel.name}: its assets do not make a wheel: {error.subject}"
-        raise AuditError(subject, error.expected, error.found, error.cure, link="rebuild") from error
+        raise AuditError(wheel.name, "assets that make a wheel", error.statement, error.cure, link="rebuild") from error
 
 
 def compare_with_rebuilt(wheel: Wheel, rebuilt: Wheel, project: Path) -> list[Difference]:

@@ -56,13 +56,21 @@ def normalize_wheel(path: Path) -> None:
     write_atomically(path, wheel_archive({**members, record: record_of(members, record)}))
 
 
-def wheel_archive(members: Mapping[str, bytes], streams: Mapping[str, bytes] | None = None) -> bytes:
-    """The bytes of a wheel with these members: content by name, in one order, with one date and their modes.
+def wheel_archive(members: Mapping[str, bytes], streams: Mapping[str, bytes | memoryview] | None = None) -> bytes:
+    """The bytes of a wheel with these members: content by name, in one order, with one date and their modes."""
+    return b"".join(wheel_pieces(members, streams))
+
+
+def wheel_pieces(
+    members: Mapping[str, bytes], streams: Mapping[str, bytes | memoryview] | None = None
+) -> list[bytes | memoryview]:
+    """The bytes of a wheel, in pieces that follow each other.
 
     `streams` has the compressed content of members whose compression is given; the others are compressed here.
     """
     known = streams or {}
-    local, directory, offset = [], [], 0
+    local: list[bytes | memoryview] = []
+    directory, offset = [], 0
     for name in sorted(members, key=wheel_order):
         content, encoded = members[name], name.encode()
         stream = known[name] if name in known else compress(content)
@@ -71,11 +79,12 @@ def wheel_archive(members: Mapping[str, bytes], streams: Mapping[str, bytes] | N
         shared = (_VERSION, flags, _DEFLATED, 0, _DOS_DATE, *fields)
         attributes = (REGULAR_FILE | mode_in_wheel(name)) << 16
         directory.append(_CENTRAL.pack(b"PK\1\2", UNIX << 8 | _VERSION, *shared, 0, 0, 0, attributes, offset) + encoded)
-        local.append(_LOCAL.pack(b"PK\3\4", *shared) + encoded + stream)
-        offset += len(local[-1])
+        header = _LOCAL.pack(b"PK\3\4", *shared) + encoded
+        local += [header, stream]
+        offset += len(header) + len(stream)
     size = sum(map(len, directory))
     end = _END.pack(b"PK\5\6", 0, 0, len(members), len(members), size, offset, 0)
-    return b"".join([*local, *directory, end])
+    return [*local, *directory, end]
 
 
 def record_of(members: Mapping[str, bytes], name: str) -> bytes:

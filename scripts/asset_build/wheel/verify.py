@@ -13,8 +13,11 @@ from supermachine_kernel._version import VERSION
 from ..digests import set_digest
 from ..errors import BuildError, describe
 from ..lock import LockedSet
+from ..regular_file import SizeError, read_regular
 from .sources import Source
 from .verifiers import KernelFacts, verify_kernel, verify_module, verify_program
+
+_LARGEST_RECORD = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,8 @@ def verify_set(source: Source, locked: Optional[LockedSet] = None) -> VerifiedSe
     if verified.origin == "release":
         return verified
     if source.kind == "release":
-        subject = f"{source.files[KERNEL.name].parent}: the files were changed after they were verified"
-        raise BuildError(subject, cure="build again")
+        folder = str(source.files[KERNEL.name].parent)
+        raise BuildError(folder, "the files as they were verified", "others: they were changed since", "build again")
     return replace(verified, build=_build_info(source, verified.sha256))
 
 
@@ -100,13 +103,15 @@ def _read(asset: Asset, source: Source) -> bytes:
     path, name = source.files[asset.name], source.name_of(asset.name)
     smallest, largest = asset.sizes
     try:
-        size = path.stat().st_size
-        if size and not smallest <= size <= largest:
-            expected = f"{smallest} to {largest} bytes for {asset.name}"
-            raise BuildError(name, expected, str(size), "is it another file, or a part of one?")
-        return path.read_bytes()
+        content = read_regular(path, largest=largest)
+        if content and len(content) < smallest:  # of an empty file the verifier says more
+            raise SizeError(len(content))
+    except SizeError as error:
+        expected = f"{smallest} to {largest} bytes for {asset.name}"
+        raise BuildError(name, expected, str(error.size), "is it another file, or a part of one?") from error
     except OSError as error:
         raise BuildError(name, "a readable file", error.strerror or str(error), "name the file itself") from error
+    return content
 
 
 def _build_info(source: Source, sha256: Mapping[str, str]) -> Optional[Mapping[str, Any]]:
@@ -118,10 +123,10 @@ def _build_info(source: Source, sha256: Mapping[str, str]) -> Optional[Mapping[s
     if path is None:
         return None
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
+        info = json.loads(read_regular(path, largest=_LARGEST_RECORD).decode())
         json.dumps(info, ensure_ascii=False).encode()  # the lock copies it, and cannot hold a lone surrogate
         recorded = {name: asset["sha256"] for name, asset in info["assets"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (SizeError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         expected = "the build's own record in JSON"
         raise BuildError(str(path), expected, describe(error), "build again, or remove it") from error
     if recorded == sha256:

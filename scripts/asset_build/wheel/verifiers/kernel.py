@@ -69,7 +69,7 @@ def embedded_config(image: bytes) -> Optional[bytes]:
         return None
     unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
-        config = unpacker.decompress(image[start + len(_CONFIG_START) :], _LARGEST_CONFIG)
+        config = unpacker.decompress(memoryview(image)[start + len(_CONFIG_START) :], _LARGEST_CONFIG)
     except zlib.error:
         return None
     return config if unpacker.eof else None
