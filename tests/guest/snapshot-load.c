@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Work that a snapshot interrupts, and what has become of it.
- * snapshot-load run FOLDER: counts on each CPU, ticks, writes and reads back records with fsync in FOLDER, sends itself
- * numbers over TCP and checks memory, until it is killed. snapshot-load check: 0 if all of it goes on and nothing went wrong.
+ * snapshot-load run FOLDER PORT: counts on each CPU, ticks, writes and reads back records with fsync in FOLDER, keeps a
+ * database there, sends numbers over TCP to itself and to the host's PORT, and checks memory, until it is killed.
+ * snapshot-load check: 0 if all of it goes on and nothing went wrong.
+ * snapshot-load broken: how often the connection to the host has ended with an error.
  * snapshot-load clock: CLOCK_REALTIME in nanoseconds. snapshot-load random: 64 bytes of getrandom(), in hexadecimal.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/tcp.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -31,12 +34,15 @@
 #define RECORDS		256
 #define GO_ON_MS	120000	/* for every counter to move */
 
-enum { TICKS, RECORDS_WRITTEN, NUMBERS, PASSES, KINDS };
-static const char *const names[KINDS] = { "timer", "fsync", "tcp", "memory" };
+#define HOST		"10.0.2.2"	/* as QEMU's user network has it */
+#define CHECK_EVERY	64	/* rows, and the database's own check */
+
+enum { TICKS, RECORDS_WRITTEN, NUMBERS, ROWS, HOSTS_NUMBERS, PASSES, KINDS };
+static const char *const names[KINDS] = { "timer", "fsync", "tcp", "database", "tcp to the host", "memory" };
 
 struct state {
 	volatile uint64_t cpu[MAX_CPUS], work[KINDS];
-	volatile uint64_t wrong;
+	volatile uint64_t broken, wrong;
 	char what[128];
 };
 
@@ -157,6 +163,93 @@ static void send_numbers(void)
 	}
 }
 
+static void expect_line(FILE *from, const char *expected)
+{
+	char line[128] = "";
+
+	if (!fgets(line, sizeof line, from) || strcmp(line, expected)) {
+		fprintf(stderr, "the database said: %s, expected: %s\n", line, expected);
+		wrong("database");
+	}
+}
+
+/* Debian's sqlite3, which flushes the disk at each row. */
+static void keep_database(const char *folder)
+{
+	int to[2], from[2];
+	char path[256], expected[64];
+	FILE *question, *answer;
+
+	snprintf(path, sizeof path, "%s/database", folder);
+	if (pipe(to) || pipe(from))
+		wrong("pipe");
+	if (!fork()) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		dup2(to[0], 0);
+		dup2(from[1], 1);
+		close(to[1]);
+		execlp("sqlite3", "sqlite3", "-batch", path, NULL);
+		wrong("sqlite3");
+	}
+	close(to[0]);
+	close(from[1]);
+	question = fdopen(to[1], "w");
+	answer = fdopen(from[0], "r");
+	fprintf(question, "PRAGMA synchronous=FULL; CREATE TABLE t(n INTEGER PRIMARY KEY, x TEXT);\n");
+	for (uint64_t number = 1;; number++) {
+		unsigned long long n = number, kept = number < RECORDS ? number : RECORDS;
+
+		fprintf(question, "INSERT INTO t VALUES(%llu, hex(randomblob(64))); DELETE FROM t WHERE n <= %llu;"
+			" SELECT max(n), count(*), min(length(x)) FROM t;\n", n, n - kept);
+		fflush(question);
+		snprintf(expected, sizeof expected, "%llu|%llu|128\n", n, kept);
+		expect_line(answer, expected);
+		if (number % CHECK_EVERY == 0) {
+			fprintf(question, "PRAGMA integrity_check;\n");
+			fflush(question);
+			expect_line(answer, "ok\n");
+		}
+		state->work[ROWS]++;
+	}
+}
+
+static int connect_host(int port)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(port) };
+	const int on = 1, idle = 1, between = 5, tries = 60;
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	inet_pton(AF_INET, HOST, &address.sin_addr);
+	/* A peer that is gone answers nothing by itself: one who only waits learns it from these. */
+	if (setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on) ||
+	    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle) ||
+	    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &between, sizeof between) ||
+	    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &tries, sizeof tries))
+		wrong("keepalive");
+	while (connect(fd, (struct sockaddr *)&address, sizeof address))
+		usleep(10000);
+	return fd;
+}
+
+/* The user network of a QEMU that goes on from a snapshot knows none of its predecessor's connections. */
+static void talk_to_host(int port)
+{
+	int fd = connect_host(port);
+
+	for (uint64_t number = 0, back;; number++) {
+		if (send(fd, &number, sizeof number, MSG_NOSIGNAL) == sizeof number &&
+		    recv(fd, &back, sizeof back, MSG_WAITALL) == sizeof back) {
+			if (back != number)
+				wrong("tcp to the host");
+			state->work[HOSTS_NUMBERS]++;
+			continue;
+		}
+		state->broken++;
+		close(fd);
+		fd = connect_host(port);
+	}
+}
+
 static void check_memory(void)
 {
 	uint64_t *memory = malloc(MEMORY);
@@ -172,7 +265,7 @@ static void check_memory(void)
 	}
 }
 
-static int run(const char *folder)
+static int run(const char *folder, int port)
 {
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 
@@ -194,6 +287,12 @@ static int run(const char *folder)
 			break;
 		case NUMBERS:
 			send_numbers();
+			break;
+		case ROWS:
+			keep_database(folder);
+			break;
+		case HOSTS_NUMBERS:
+			talk_to_host(port);
 			break;
 		default:
 			check_memory();
@@ -239,10 +338,12 @@ int main(int argc, char **argv)
 {
 	unsigned char bytes[64];
 
-	if (argc == 3 && !strcmp(argv[1], "run"))
-		return run(argv[2]);
+	if (argc == 4 && !strcmp(argv[1], "run"))
+		return run(argv[2], atoi(argv[3]));
 	if (argc == 2 && !strcmp(argv[1], "check"))
 		return check();
+	if (argc == 2 && !strcmp(argv[1], "broken"))
+		return map_state(O_RDWR) ? printf("%llu\n", (unsigned long long)state->broken) < 0 : 1;
 	if (argc == 2 && !strcmp(argv[1], "clock"))
 		return printf("%llu\n", (unsigned long long)now_ns(CLOCK_REALTIME)) < 0;
 	if (argc != 2 || strcmp(argv[1], "random") || getrandom(bytes, sizeof bytes, 0) != sizeof bytes)

@@ -11,6 +11,7 @@ import re
 import shutil
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,14 +31,20 @@ CLOCK_NS = 10_000_000
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Container:
-    return snapshot.container(tmp_path_factory.mktemp("program"))
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
+    with snapshot.echo_server() as port:
+        yield snapshot.container(tmp_path_factory.mktemp("program"), port)
 
 
 def assert_goes_on(running: Guest) -> None:
-    """Every counter moves, and nothing went wrong: CPUs, timers, TCP, memory, a disk with fsync."""
-    done = running.agent.exec("snapshot-load", "check")
+    """Every counter moves, and nothing went wrong: CPUs, timers, TCP, memory, a disk with fsync, a database."""
+    done = running.agent.exec("snapshot-load", "check", timeout=guest.LIMIT)
     assert (done.stdout, done.status) == (b"", (0, 0))
+
+
+def broken(running: Guest) -> int:
+    """How often the guest was told that its connection to the host is broken."""
+    return int(running.agent.exec("snapshot-load", "broken").stdout)
 
 
 def assert_clock_is_right(running: Guest, uncertainty: int) -> None:
@@ -74,12 +81,15 @@ def test_snapshots_in_a_row_all_wake_up(
     disk, saved = snapshot.make_disk(tmp_path), tmp_path / "saved"
     with snapshot.running(built_set, tmp_path, image, disk, cpus) as running:
         wait_for_load(running)
+        told = broken(running)
         running.save(saved, kind)
     for number in range(1, SNAPSHOTS + 1):
         with snapshot.running(built_set, tmp_path, image, disk, cpus, saved, kind) as running:
             uncertainty = go_on(running)
             assert_goes_on(running)
             assert_clock_is_right(running, uncertainty)
+            before, told = told, broken(running)
+            assert told > before, "the connection to the host was not told broken"
             print(f"snapshot {number} of {SNAPSHOTS} at {cpus} CPUs by {kind}: all goes on, clock {uncertainty} ns")
             if number < SNAPSHOTS:
                 saved.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """Guests that are saved, ended, and restored in a new QEMU: the machine's monitor, and one guest from a file.
 
 QEMU saves no guest that has a vhost-user device, so the host has virtio-serial ports in place of vsock here, and
-tests/guest/port-bridge.c leads each of them to the agent over vsock loopback.
+tests/guest/port-bridge.c leads each of them to the agent over vsock loopback. For the same reason what goes to the
+host by TCP goes through virtio-net and QEMU's user network, not by AF_TSI.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import contextlib
 import json
 import re
 import socket
+import socketserver
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +22,10 @@ from typing import Any, NamedTuple
 from scripts.guest import qemu
 from scripts.guest.agent import Agent
 from scripts.machine.packages import install_commands
-from tests.support import guest
+from tests.support import debian, guest
 from tests.support.guest import Container, configuration
 
-WORKLOAD = "port-bridge & exec snapshot-load run /data"
+WORKLOAD = "port-bridge & exec snapshot-load run /data $(cat /etc/echo-port)"
 PORTS = 4
 TIMEOUT = 300.0
 
@@ -148,9 +151,29 @@ def make_disk(scratch: Path) -> Path:
     return disk
 
 
-def container(scratch: Path) -> Container:
-    """An image with the work that snapshots interrupt."""
+class Echo(socketserver.BaseRequestHandler):
+    """Sends back what comes, until the guest's QEMU ends."""
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := self.request.recv(4096):
+                self.request.sendall(data)
+
+
+@contextlib.contextmanager
+def echo_server() -> Iterator[int]:
+    """A server on this machine's loopback; its port."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+def container(scratch: Path, echo_port: int) -> Container:
+    """What lies over Debian's sqlite3: the work that snapshots interrupt, and where its echo is."""
     made = Container()
+    made.file("etc/echo-port", str(echo_port))
     for program in ("snapshot-load", "port-bridge"):
         made.file(f"bin/{program}", guest.compile_guest_program(f"{program}.c", scratch), 0o755)
     return made
@@ -163,10 +186,19 @@ def running(
     """A guest that boots, or goes on from what was saved; it stands still then until the monitor's `cont`."""
     monitor = scratch / "monitor"
     extra = ["-qmp", f"unix:{monitor},server=on,wait=off"]
-    extra += ["-drive", f"file={disk},format=qcow2,if=none,id=disk", "-device", "virtio-blk-device,drive=disk"]
+    extra += [*guest.disks(debian.image("sqlite3")), "-drive", f"file={disk},format=qcow2,if=none,id=data"]
+    extra += ["-device", "virtio-blk-device,drive=data"]
+    extra += ["-netdev", "user,id=network", "-device", "virtio-net-device,netdev=network"]
     if saved is not None:
         extra += ["-S", "-incoming", f"exec:cat {saved}"] if kind == "migrate" else ["-S", "-loadvm", "parked"]
-    config = configuration("sh", "-c", WORKLOAD, mount="/dev/vda:/data")
+    config = configuration(
+        "sh",
+        "-c",
+        WORKLOAD,
+        lower=["/dev/vdb", "/container"],
+        mount="/dev/vda:/data",
+        address="eth0=10.0.2.15/24",
+    )
     ports = Ports(scratch)
     for path in (monitor, *map(Path, ports.paths)):
         path.unlink(missing_ok=True)
