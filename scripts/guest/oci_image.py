@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from scripts.asset_build.audit.errors import printable
-from scripts.asset_build.errors import BuildError
+from scripts.asset_build.errors import BuildError, ContentMismatchError
+from scripts.guest.bounded_tar import BoundedTar
 
 PLATFORM = ("linux", "arm64")
 _LARGEST_DOCUMENT = 4 << 20
 """Bytes; the specification asks readers to take manifests of at least 4 MiB."""
+MOST_LAYERS = 127
+"""As Docker has it. The kernel's overlayfs takes up to 500, and QEMU fewer disks."""
 _INDEXES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -121,6 +124,8 @@ def _split(reference: str) -> tuple[Path, str | None]:
 def _open_store(path: Path) -> Store:
     try:
         return _Folder(path) if path.is_dir() else _Archive(path)
+    except ContentMismatchError as mismatch:
+        raise ImageError(str(path), mismatch.expected, mismatch.found, "make the image again") from mismatch
     # tarfile has ValueError and OverflowError for numbers in a header that are none, and zlib an error of its own.
     except (OSError, tarfile.TarError, ValueError, OverflowError, EOFError, zlib.error) as error:
         found = error.strerror if isinstance(error, OSError) and error.strerror else "no tar archive"
@@ -158,8 +163,14 @@ class _Folder:
 class _Archive:
     def __init__(self, path: Path) -> None:
         self.where = str(path)
-        self._tar = tarfile.open(path)  # noqa: SIM115 - the layers are read from it as long as the image is used
-        self._members = {member.name.removeprefix("./"): member for member in self._tar.getmembers()}
+        self._file = path.open("rb")  # the layers are read from it as long as the image is used
+        try:
+            self._tar = BoundedTar.open(fileobj=self._file)
+            members = self._tar.bounded_members()
+            self._members = {member.name.removeprefix("./"): member for member in members}
+        except BaseException:
+            self._file.close()
+            raise
 
     def open(self, name: str) -> IO[bytes]:
         try:
@@ -175,6 +186,7 @@ class _Archive:
 
     def close(self) -> None:
         self._tar.close()
+        self._file.close()
 
 
 def _no_file(where: str, name: str, found: str) -> ImageError:
@@ -264,6 +276,8 @@ def _image(store: Store, layers: list[Layer], config: Mapping[str, Any]) -> Imag
 
 def _diff_ids(store: Store, config: Mapping[str, Any], count: int) -> list[str]:
     found = _field(store, _field(store, config, "rootfs", dict), "diff_ids", list)
+    if count > MOST_LAYERS:
+        raise ImageError(store.where, f"at most {MOST_LAYERS} layers", str(count), "make the image again of fewer")
     if len(found) != count or not count:
         raise ImageError(store.where, f"{len(found)} layers, as the config has", str(count), "make the image again")
     return [str(each) for each in found]

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from scripts.asset_build.errors import ContentMismatchError
+from scripts.guest.bounded_tar import BoundedTar
 from scripts.guest.oci_image import Image, ImageError, Layer
 
 _WHITEOUT = ".wh."
@@ -28,6 +30,8 @@ _OPAQUE = ".wh..wh..opq"
 _OPAQUE_ATTRIBUTE = "SCHILY.xattr.trusted.overlay.opaque"
 """The key by which star, GNU tar and mksquashfs keep an extended attribute in a pax header."""
 _CHUNK = 1 << 20
+LARGEST_UNPACKED = 32 << 30
+"""Bytes of all the layers of an image once unpacked. The largest images in use have a few GiB."""
 
 
 def write_layers(image: Image, folder: Path, progress: Callable[[str], None]) -> list[Path]:
@@ -37,12 +41,12 @@ def write_layers(image: Image, folder: Path, progress: Callable[[str], None]) ->
     layer that is not what its digest says, or that no file system could hold.
     """
     folders: dict[str, tarfile.TarInfo] = {}
-    written = []
+    written, room = [], LARGEST_UNPACKED
     for number, layer in enumerate(image.layers):
         progress(f"layer {number + 1} of {len(image.layers)}: {layer.diff_id.partition(':')[2][:16]}")
         path = folder / f"layer-{number}.squashfs"
         with tempfile.TemporaryFile(dir=folder) as unpacked:
-            _unpack(image, layer, unpacked)
+            room -= _unpack(image, layer, unpacked, room)
             unpacked.seek(0)
             _write_layer(image.where(layer), unpacked, path, folders)
         written.append(path)
@@ -52,8 +56,11 @@ def write_layers(image: Image, folder: Path, progress: Callable[[str], None]) ->
 # --- from the blob to the tar ---
 
 
-def _unpack(image: Image, layer: Layer, target: IO[bytes]) -> None:
-    """Write the layer's tar to `target`. Raises ImageError unless blob and tar have the digests that are stated."""
+def _unpack(image: Image, layer: Layer, target: IO[bytes], room: int) -> int:
+    """Write the layer's tar to `target`; return its size in bytes.
+
+    Raises ImageError unless blob and tar have the digests that are stated, and the tar at most `room` bytes.
+    """
     where, cure = image.where(layer), "make the image again, or copy it again"
     blob, content = hashlib.sha256(), hashlib.sha256()
     with image.open(layer) as stored, tempfile.TemporaryFile() as packed:
@@ -64,12 +71,16 @@ def _unpack(image: Image, layer: Layer, target: IO[bytes]) -> None:
         try:
             for chunk in _decompressed(packed):
                 content.update(chunk)
+                if target.tell() + len(chunk) > room:
+                    expected = f"layers of at most {LARGEST_UNPACKED} bytes once unpacked"
+                    raise ImageError(where, expected, "more", "make the image again")
                 target.write(chunk)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ImageError(where, "a compressed tar", f"damage: {error}", cure) from error
     for digest, stated in ((blob, layer.digest), (content, layer.diff_id)):
         if stated is not None and stated != f"sha256:{digest.hexdigest()}":
             raise ImageError(where, stated, f"sha256:{digest.hexdigest()}", cure)
+    return target.tell()
 
 
 def _decompressed(packed: IO[bytes]) -> Iterator[bytes]:
@@ -124,7 +135,7 @@ def _translate(where: str, layer: IO[bytes], target: IO[bytes], folders: dict[st
     `folders` are the folders of the layers below, and this layer's are added to them.
     """
     try:
-        with tarfile.open(fileobj=layer, mode="r:") as source:
+        with BoundedTar.open(fileobj=layer, mode="r:") as source:
             members = _by_name(where, source)
             opaque = _opaque_folders(members)
             with tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT) as translated:
@@ -137,15 +148,17 @@ def _translate(where: str, layer: IO[bytes], target: IO[bytes], folders: dict[st
                     if name in opaque:
                         entry.pax_headers = {**entry.pax_headers, _OPAQUE_ATTRIBUTE: "y"}
                     translated.addfile(entry, source.extractfile(member) if entry.isreg() else None)
+    except ContentMismatchError as error:
+        raise ImageError(where, error.expected, error.found, "make the image again") from error
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:  # numbers in a header that are none
         raise ImageError(where, "a tar archive", f"damage: {error}", "make the image again") from error
     folders.update({name: member for name, member in members.items() if member.isdir()})
 
 
-def _by_name(where: str, source: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
+def _by_name(where: str, source: BoundedTar) -> dict[str, tarfile.TarInfo]:
     """The members by their path from the root; a later one of the same name takes the place of the earlier."""
     members: dict[str, tarfile.TarInfo] = {}
-    for member in source:
+    for member in source.bounded_members():
         parts = [part for part in member.name.split("/") if part not in ("", ".")]
         if ".." in parts:
             raise ImageError(f"{where}: {member.name}", "a name below the root", "..", "make the image again")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
+import io
 import json
 import os
 import subprocess
 import tarfile
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts.guest.oci_image import ImageError, read_image
+from scripts.guest import bounded_tar, oci_layers
+from scripts.guest.bounded_tar import LARGEST_READ, BoundedTar
+from scripts.guest.oci_image import MOST_LAYERS, ImageError, read_image
 from scripts.guest.oci_layers import write_layers
 from scripts.guest.oci_run import Run, _format, configuration
 from scripts.machine.packages import install_commands
@@ -303,6 +308,65 @@ def test_a_layer_with_numbers_that_are_none_is_one_line(header: dict[str, str], 
     image = read_image(str(write(tmp_path / "layout", [layer(entry("a", pax_headers=header))], {})))
     with contextlib.suppress(ImageError):
         write_layers(image, tmp_path, lambda line: None)
+
+
+def with_a_large_header(size: int) -> bytes:
+    """A tar whose member has an attribute of that many bytes, which a reader has to take as a whole."""
+    return layer(entry("a", pax_headers={"SCHILY.xattr.user.large": "x" * size}))
+
+
+def test_a_header_that_takes_much_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    bomb = with_a_large_header(64 << 20)
+    layout = write(tmp_path / "layout", [bomb], {})
+    (tmp_path / "image.tar").write_bytes(bomb)
+    (tmp_path / "image.tar.gz").write_bytes(gzip.compress(bomb, 1))
+    del bomb
+    expected = f"expected headers of at most {LARGEST_READ} bytes, found one of 671"
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match=expected):
+            write_layers(read_image(str(layout)), tmp_path, lambda line: None)
+        for name in ("image.tar", "image.tar.gz"):
+            with pytest.raises(ImageError, match=expected):
+                read_image(str(tmp_path / name))
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 16 << 20
+
+
+def test_attributes_as_large_as_they_are_in_use_are_read(tmp_path: Path) -> None:
+    """Linux takes attributes of 64 KiB; mksquashfs, which gets them, has the last word."""
+    with BoundedTar.open(fileobj=io.BytesIO(with_a_large_header(1 << 16))) as archive:
+        (member,) = archive.bounded_members()
+    assert len(member.pax_headers["SCHILY.xattr.user.large"]) == 1 << 16
+
+
+def test_a_layer_that_unpacks_to_more_than_any_image_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layers of an image share the room: the second has what the first has left."""
+    layers = [layer(entry("a", data=bytes(1 << 20))), layer(entry("b", data=bytes(2 << 20)))]
+    image = read_image(str(write(tmp_path / "layout", layers, {})))
+    room = sum(map(len, layers))
+    monkeypatch.setattr(oci_layers, "LARGEST_UNPACKED", room)
+    assert len(write_layers(image, tmp_path, lambda line: None)) == 2
+    monkeypatch.setattr(oci_layers, "LARGEST_UNPACKED", room - 1)
+    with pytest.raises(ImageError, match=f"expected layers of at most {room - 1} bytes once unpacked, found more"):
+        write_layers(image, tmp_path, lambda line: None)
+
+
+def test_more_members_or_layers_than_any_image_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    several = layer(*(entry(str(number)) for number in range(4)))
+    (tmp_path / "image.tar").write_bytes(several)
+    image = read_image(str(write(tmp_path / "layout", [several], {})))
+    monkeypatch.setattr(bounded_tar, "MOST_MEMBERS", 3)
+    for use in (lambda: write_layers(image, tmp_path, lambda line: None), lambda: read_image(f"{tmp_path}/image.tar")):
+        with pytest.raises(ImageError, match="expected at most 3 members, found more"):
+            use()
+    many = write(tmp_path / "many", [layer(entry("a"))] * (MOST_LAYERS + 1), {})
+    with pytest.raises(ImageError, match=f"expected at most {MOST_LAYERS} layers, found {MOST_LAYERS + 1}"):
+        read_image(str(many))
 
 
 def test_a_folder_that_is_no_layout_is_refused(tmp_path: Path) -> None:
