@@ -97,6 +97,26 @@ def hidden_command(site: Path, info: str, row: str) -> None:
     (site / info / "RECORD").write_text("".join(line for line in lines if "/bin/" not in line) + row)
 
 
+def pipe_for_a_record(site: Path) -> None:
+    (site / "evil-1.dist-info").mkdir()
+    os.mkfifo(site / "evil-1.dist-info/RECORD")
+    (site / "evil.pth").write_text("import os")
+
+
+def give_to_a_group(path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("root alone gives a file to another group")
+    os.chown(path, -1, 4711)
+    path.chmod(0o664)
+
+
+def strangers_interpreter(site: Path) -> None:
+    python = site.parent / "python3"
+    python.touch()
+    python.chmod(0o777)
+    change_first_line(site, f"#!{python}\n".encode())
+
+
 UNCHECKED = py_compile.PycInvalidationMode.UNCHECKED_HASH
 TIMESTAMP = py_compile.PycInvalidationMode.TIMESTAMP
 TAMPERED: dict[str, tuple[Callable[[Path, str], Any], str]] = {
@@ -167,6 +187,30 @@ TAMPERED: dict[str, tuple[Callable[[Path, str], Any], str]] = {
         lambda site, info: (site / "evil.pth").write_text("import os"),
         "evil.pth: expected a file that an",
     ),
+    "a file named .pth": (
+        lambda site, info: (site / ".pth").write_text("import os"),
+        r"/\.pth: expected a file that an installed package recorded",
+    ),
+    "a .pth file that is a pipe": (
+        lambda site, info: os.mkfifo(site / "evil.pth"),
+        "evil.pth: expected a file of at most .*, found no file",
+    ),
+    "a .pth file beside another package's record that is a pipe": (
+        lambda site, info: pipe_for_a_record(site),
+        "evil-1.dist-info/RECORD: expected a file of at most .*, found no file",
+    ),
+    "an endless command": (
+        lambda site, info: os.truncate(site / "bin/supermachine-kernel", 1 << 40),
+        "expected a file of at most 16777216 bytes, found a longer one",
+    ),
+    "a RECORD that csv cannot read": (
+        lambda site, info: record_line(site, info, "a" * 200_000 + ",,\n"),
+        "RECORD: expected the installer's record, found field larger than",
+    ),
+    "a file that a group can change": (
+        lambda site, info: give_to_a_group(site / ASSETS),
+        "_assets.py: expected a file that its owner alone can change, found one that the group with id 4711 can",
+    ),
     "no RECORD": (lambda site, info: (site / info / "RECORD").unlink(), "RECORD: expected the installer's record"),
     "an empty RECORD": (lambda site, info: (site / info / "RECORD").write_text(""), "RECORD: expected .*, found None"),
     "a file outside that RECORD names": (
@@ -199,6 +243,14 @@ TAMPERED: dict[str, tuple[Callable[[Path, str], Any], str]] = {
         lambda site, info: change_first_line(site, b"#!/bin/sh\n"),
         "expected the command's script as pip or uv writes it",
     ),
+    "an interpreter whose name only sounds like one": (
+        lambda site, info: change_first_line(site, b"#!/tmp/happy\n"),
+        "expected the command's script as pip or uv writes it",
+    ),
+    "an interpreter that everybody can write to": (
+        lambda site, info: strangers_interpreter(site),
+        "python3: expected a mode that gives nobody else a right",
+    ),
     "a shell's line with an argument": (
         lambda site, info: change_first_line(site, b"#!/bin/sh\n'''exec' /bin/python3 -m evil \"$0\" \"$@\"\n' '''\n"),
         "expected the command's script as pip or uv writes it",
@@ -225,7 +277,8 @@ TAMPERED: dict[str, tuple[Callable[[Path, str], Any], str]] = {
 
 def test_an_installation_with_its_byte_code_holds(wheel: Path, site: Path) -> None:
     (link,) = (link for link in audit(wheel, PROJECT, LOCK, site) if link.name == "installed")
-    assert link.proven == f"{site}: the files of the wheel"
+    python = (site / "bin/supermachine-kernel").read_text().partition("\n")[0].removeprefix("#!")
+    assert link.proven == f"{site}: the files of the wheel; the command is started by {python}"
     assert list((site / "supermachine_kernel/__pycache__").glob("*.pyc"))
 
 

@@ -23,7 +23,7 @@ from ..wheel.archive import wheel_pieces
 from ..wheel.sbom import SBOM_FOLDER, SBOM_NAME, record_in
 from ..wheel.verify import VerifiedSet, verify_contents
 from .compare import Difference, compare
-from .errors import AuditError
+from .errors import AuditError, printable
 from .expected import expected_members, licence_files, module_files
 from .installed import verify_installed
 from .reader import PACKAGE, TAG, Wheel, made_of, read_wheel
@@ -56,8 +56,9 @@ def audit(path: Path, project: Path, lock_path: Path, installed: Path | None = N
     yield _compare_version(wheel, verified, lock, lock_path)
     yield from _compare_members(wheel, project, _with_the_wheels_own_record(wheel, verified))
     if installed is not None:
-        record = verify_installed(wheel, installed)
-        yield Link("installed", file_sha256(record), f"{installed}: the files of the wheel")
+        record, python = verify_installed(wheel, installed)
+        started = f"; the command is started by {printable(python)}" if python else ""
+        yield Link("installed", file_sha256(record), f"{installed}: the files of the wheel{started}")
 
 
 def _read_lock(path: Path) -> Lock:

@@ -31,9 +31,9 @@ _REINSTALL = "install the wheel into a new environment"
 
 # The first line names a Python, without any argument; where its path is too long or has a space, sh starts it (distlib,
 # pip and uv).
-_PYTHON = rb"/(?:[^\"'`$;&|<>\\\s]*/)?[\w.-]*(?i:py)[\w.-]*"
+_PYTHON = rb"/(?:[^\"'`$;&|<>\\\s]*/)?(?i:python|pypy|graalpy)[\w.-]*"
 _SHEBANG = re.compile(
-    rb"#!%b\n|#!/bin/sh\n'''exec' (?:%b|\"%b\") \"\$0\" \"\$@\"\n' '''\n"
+    rb"#!(%b)\n|#!/bin/sh\n'''exec' (?:(%b)|\"(%b)\") \"\$0\" \"\$@\"\n' '''\n"
     % (_PYTHON, _PYTHON, _PYTHON.replace(rb"\s", rb"\n"))
 )
 _SCRIPT = "from supermachine_kernel.__main__ import main\n"
@@ -74,10 +74,16 @@ sys.exit(not same(compiled, found))
 
 
 _BYTE_CODE_SECONDS = 60.0
+_LARGEST_TEXT = 16 << 20
+"""The most bytes of a record, a script or a .pth file: an installation may be anybody's."""
+_ROOTS_GROUPS = {0, 80} if sys.platform == "darwin" else {0}
+"""Whose members can become root: on macOS those of the group admin, to which its frameworks belong."""
 
 
-def verify_installed(wheel: Wheel, folder: Path) -> Path:
-    """Verify the installation in the site-packages folder `folder`; return its RECORD. Raises AuditError.
+def verify_installed(wheel: Wheel, folder: Path) -> tuple[Path, str]:
+    """Verify the installation in the site-packages folder `folder`. Raises AuditError.
+
+    Returns its RECORD, and the path of the interpreter that the command is started with, "" where there is no command.
 
     Byte code is compared with its source as this Python compiles it, in a process of its own: what it says is read
     there, and not run.
@@ -90,8 +96,7 @@ def verify_installed(wheel: Wheel, folder: Path) -> Path:
             _verify_file(folder / name, name, member.content)
     _verify_neighbours(wheel, folder)
     record = folder / wheel.dist_info / "RECORD"
-    _verify_record(wheel, folder, record)
-    return record
+    return record, _verify_record(wheel, folder, record)
 
 
 def _verify_tree(wheel: Wheel, folder: Path, top: Path) -> None:
@@ -122,8 +127,29 @@ def _verify_rights(path: Path, found: os.stat_result, folder: Path) -> None:
     if mode & (stat.S_ISUID | stat.S_ISGID if stat.S_ISREG(mode) else 0) or mode & 0o002:
         expected = "a mode that gives nobody else a right to change it, and no set-id bit"
         raise _error(path, expected, f"mode {stat.S_IMODE(mode):o}")
-    if os.name == "posix" and found.st_uid not in (0, os.geteuid(), folder.stat().st_uid):
+    if os.name != "posix":
+        return
+    owners = {0, os.geteuid(), folder.stat().st_uid}
+    if found.st_uid not in owners:
         raise _error(path, f"the owner of {folder}", f"user id {found.st_uid}, who can change it")
+    if mode & 0o020 and _has_others(found.st_gid, owners):
+        raise _error(path, "a file that its owner alone can change", f"one that the group with id {found.st_gid} can")
+
+
+def _has_others(group: int, users: set[int]) -> bool:
+    """Whether anybody but these users, by their ids, is in the group; also where nobody can tell."""
+    import grp
+    import pwd
+
+    if group in _ROOTS_GROUPS:
+        return False
+    try:
+        members = {*grp.getgrgid(group).gr_mem}
+    except KeyError:
+        return True
+    everybody = pwd.getpwall()
+    members |= {user.pw_name for user in everybody if user.pw_gid == group}
+    return not members <= {user.pw_name for user in everybody if user.pw_uid in users}
 
 
 def _below(top: Path) -> Iterator[Path]:
@@ -174,8 +200,8 @@ def _verify_neighbours(wheel: Wheel, folder: Path) -> None:
         plain = re.sub(r"[-_.]+", "-", path.name).lower()
         if plain.startswith("supermachine-kernel") and path.name not in (PACKAGE, wheel.dist_info):
             raise _error(path, f"{wheel.version} alone", "something else of this name: uninstall both")
-        if path.suffix == ".pth":
-            content = path.read_bytes()
+        if path.name.endswith(".pth"):  # a file named just so is one too
+            content = _content(path)
             owned = _OWN_PTH.get(path.name) == content.strip() or _recorded_by_another(folder, path.name, content)
             if PACKAGE.encode() in content or not owned:
                 cure = "look at what it runs; remove it, or install into a new environment"
@@ -184,15 +210,20 @@ def _verify_neighbours(wheel: Wheel, folder: Path) -> None:
 
 def _recorded_by_another(folder: Path, name: str, content: bytes) -> bool:
     line = f"{name},{','.join(record_fields(content))}"
-    records = (path.read_text(encoding="utf-8", errors="replace") for path in folder.glob("*.dist-info/RECORD"))
-    return any(line in text.splitlines() for text in records)
+    return any(line.encode() in _content(path).splitlines() for path in folder.glob("*.dist-info/RECORD"))
 
 
-def _verify_record(wheel: Wheel, folder: Path, record: Path) -> None:
-    """The installer's RECORD names the wheel's files as they are, what the installer added, and the command."""
+def _verify_record(wheel: Wheel, folder: Path, record: Path) -> str:
+    """The installer's RECORD names the wheel's files as they are, what the installer added, and the command.
+
+    Returns the path of the interpreter that the command names, or "".
+    """
     if not record.is_file():
         raise _error(record, "the installer's record", "none")
-    rows = csv.reader(io.StringIO(record.read_text(encoding="utf-8", errors="replace")))
+    try:
+        rows = [*csv.reader(io.StringIO(_content(record).decode(errors="replace")))]
+    except csv.Error as error:
+        raise _error(record, "the installer's record", str(error)) from error
     recorded = {row[0]: row[1:] for row in rows if row}
     for name, content in wheel.contents.items():
         if not name.endswith("/RECORD") and recorded.get(name) != record_fields(content):
@@ -206,20 +237,37 @@ def _verify_record(wheel: Wheel, folder: Path, record: Path) -> None:
         if not name.startswith(f"{PACKAGE}/") or "/__pycache__/" not in name or ".." in name.split("/"):
             raise _error(record, "only what is in the wheel", name)
     # An environment has it three folders up, and pip --target inside, whatever the record says.
-    for script in sorted({folder / name for name in {*commands, "bin/supermachine-kernel", _COMMAND}}):
-        _verify_script(script, folder)
+    scripts = sorted({folder / name for name in {*commands, "bin/supermachine-kernel", _COMMAND}})
+    return next(filter(None, [_verify_script(script, folder) for script in scripts]), "")
 
 
-def _verify_script(path: Path, folder: Path) -> None:
+def _verify_script(path: Path, folder: Path) -> str:
+    """The interpreter that the script names; "" where there is no script."""
     if not path.exists() and not path.is_symlink():
-        return
+        return ""
     if path.is_symlink() or not path.is_file():
         raise _error(path, "the command's script", "a link" if path.is_symlink() else "no file")
-    content = path.read_bytes()
+    content = _content(path)
     shebang = _SHEBANG.match(content)
     if shebang is None or content[shebang.end() :] not in _SCRIPTS:
         raise _error(path, "the command's script as pip or uv writes it", "another")
     _verify_rights(path, path.stat(), folder)
+    python = next(each for each in shebang.groups() if each).decode(errors="replace")
+    if os.path.exists(python):
+        _verify_rights(Path(python), os.stat(python), folder)
+    return python
+
+
+def _content(path: Path) -> bytes:
+    """The content of a file that may be anything: a pipe would be waited for. Raises AuditError."""
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            content = file.read(_LARGEST_TEXT + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+    except OSError as error:
+        raise _error(path, "a file that can be read", error.strerror or str(error)) from error
+    if content is None or len(content) > _LARGEST_TEXT:
+        raise _error(path, f"a file of at most {_LARGEST_TEXT} bytes", "no file" if content is None else "a longer one")
+    return content
 
 
 def _error(path: Path, expected: str, found: str, cure: str = _REINSTALL) -> AuditError:
