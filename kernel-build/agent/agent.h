@@ -123,8 +123,13 @@ int restore(struct control *control, int fd, const struct request *request, uint
 
 /* init.c: init-oci, over the socket it started the agent with */
 enum { INIT_STATUS = 1, INIT_GO, INIT_SIGNAL, INIT_POWER_OFF };
+void init_announce(const char *number);
 int init_connect(void);
 int init_ask(int fd, uint32_t what, uint32_t number, struct agent_state *state);
+
+/* pid1.c: the agent is the guest's init, which never returns */
+int be_pid1(void);
+void end_machine(void);	/* at once: powers off, or restarts where the kernel cannot */
 
 /* serve.c: never returns but with an exit status; vsock.c; selftest.c */
 int serve_listener(int listener, bool (*may_call)(int fd));

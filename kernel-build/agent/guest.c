@@ -12,7 +12,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
-#include <sys/reboot.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -234,5 +233,5 @@ void power_off(struct control *control)
 	if (!init_ask(control->init_fd, INIT_POWER_OFF, 0, &state))
 		return;
 	sync();
-	reboot(RB_POWER_OFF);
+	end_machine();
 }

@@ -12,7 +12,7 @@
 
 static const char help[] =
 	"usage: supermachine-agent [serve]\n"
-	"           listen on the agent's vsock port and run commands for callers\n"
+	"           listen on the agent's vsock port and run commands for callers; as PID 1 of a guest, be its init too\n"
 	"       supermachine-agent exec [--cwd DIR] [--user USER] [--env NAME=VALUE]... [--] COMMAND [ARG]...\n"
 	"           as root in the guest: run a command through the agent; its exit status is ours,\n"
 	"           128 + N for signal N, 126 or 127 if it could not be run, 125 if the agent could not be called\n"
@@ -88,7 +88,7 @@ int main(int argc, char **argv)
 		return 125;
 	}
 	if (argc == 1 || (argc == 2 && !strcmp(argv[1], "serve")))
-		return serve();
+		return getpid() == 1 ? be_pid1() : serve();
 	if (!strcmp(argv[1], "exec"))
 		return exec_main(argc - 2, argv + 2);
 	if (!strcmp(argv[1], "selftest"))

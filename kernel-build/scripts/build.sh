@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Builds the four assets of the guest from source; kernel-build/README.md has the whole story.
+# Builds the assets of a guest set from source; kernel-build/README.md has the whole story.
 set -euo pipefail
 umask 022
 # The caller's options for cd, tar and xz would reach the build.
 unset CDPATH TAR_OPTIONS XZ_OPT XZ_DEFAULTS
 
-SET=aarch64
-COMPILER=aarch64-linux-gnu MUSL=aarch64-linux-musl KERNEL_ARCHITECTURE=arm64 KERNEL_IMAGE=arch/arm64/boot/Image
-ASSETS=(init-oci kernel smpark.ko supermachine-agent)
 SOURCE_PACKAGE=linux-source-6.12
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
+# shellcheck source-path=SCRIPTDIR source=packages.sh
+. "$HERE/scripts/packages.sh"
 # shellcheck source-path=SCRIPTDIR source=recipe.sh
 . "$HERE/scripts/recipe.sh"
+# shellcheck source-path=SCRIPTDIR source=programs.sh
+. "$HERE/scripts/programs.sh"
 # shellcheck source-path=SCRIPTDIR source=cache.sh
 . "$HERE/scripts/cache.sh"
 
@@ -20,12 +21,14 @@ usage() {
     cat << USAGE
 Usage: bash kernel-build/scripts/build.sh [OPTION...]
 
-Builds kernel, init-oci, supermachine-agent and smpark.ko for $SET from source, on Debian or Ubuntu, and writes
-them with build-info.json to kernel-build/out/$SET. A set that was built before comes from the cache.
+Builds the assets of a guest set from source, on Debian or Ubuntu, and writes them with build-info.json to
+kernel-build/out/SET. A set that was built before comes from the cache.
 
+  --set SET       a set of kernel-build/guest-sets.json, or all of them: all (default: aarch64)
   --jobs N        compile N files at once (default: one a processor, here $(nproc 2> /dev/null || echo 1))
   --out DIR       write the set to DIR: a new folder, an empty one, or one that holds a set
   --source PATH   kernel source to build, a tarball or a folder (default: the package $SOURCE_PACKAGE)
+  --busybox DIR   Debian's source package of busybox, as apt-get source --download-only leaves it (default: fetched)
   --check         build twice, cache aside, in two folders, and compare; writes no set
   --print-digest  print the digest of all inputs and stop
   --help          this text
@@ -51,17 +54,23 @@ say() { printf '%s\n' "$*" >&2; }
 main() {
     litter=()
     parse_arguments "$@"
-    [[ $action != build ]] || require_own_folder
     require_debian
-    require_packages
+    require_packages missing_python
+    read_table
+    [[ $guest_set != all ]] || build_each "$@"
+    [[ $action != build ]] || require_own_folder
+    require_packages missing_packages
     CACHE=$(cache_folder)
     trap clean_up EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
     new_work_folder
-    lock musl
-    proven "$CACHE/musl" || fetch_musl
-    unlock
+    musl=$CACHE/musl-$DEBIAN_ARCHITECTURE
+    fetch_once "$musl" fetch_musl
+    if has busybox && [[ -z $busybox ]]; then
+        busybox=$CACHE/busybox
+        fetch_once "$busybox" fetch_busybox
+    fi
     collect_inputs
     case $action in
         digest) echo "$inputs_digest" ;;
@@ -76,22 +85,24 @@ main() {
 # --- arguments, and what the machine must have ---
 
 parse_arguments() {
-    action=build jobs=$(nproc 2> /dev/null || echo 1) out=$HERE/out/$SET source=/usr/src/$SOURCE_PACKAGE.tar.xz
-    source_package=$SOURCE_PACKAGE
+    action=build guest_set=aarch64 jobs=$(nproc 2> /dev/null || echo 1) out='' source=/usr/src/$SOURCE_PACKAGE.tar.xz
+    source_package=$SOURCE_PACKAGE busybox=
     while (($#)); do
         case $1 in
-            --jobs=* | --out=* | --source=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+            --set=* | --jobs=* | --out=* | --source=* | --busybox=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
         esac
         case $1 in
             --help | -h) usage && exit 0 ;;
             --check) action=check ;;
             --print-digest) action=digest ;;
-            --jobs | --out | --source)
+            --set | --jobs | --out | --source | --busybox)
                 [[ -n ${2-} ]] || misuse "$1 needs a value"
                 case $1 in
+                    --set) guest_set=$2 ;;
                     --jobs) jobs=$2 ;;
                     --out) out=$(realpath -ms -- "$2") ;;
                     --source) source=$(realpath -- "$2" 2> /dev/null || echo "$2") source_package= ;;
+                    --busybox) busybox=$(realpath -ms -- "$2") ;;
                 esac
                 shift
                 ;;
@@ -99,9 +110,40 @@ parse_arguments() {
         esac
         shift
     done
+    [[ $guest_set != all || -z $out ]] || misuse "--out takes one set, not all"
+    [[ -n $out ]] || out=$HERE/out/$guest_set
     [[ $jobs =~ ^[1-9][0-9]*$ ]] || misuse "--jobs needs a number from 1, not: $jobs"
     [[ -n $source_package || -e $source ]] || die "--source $source: there is no such file or folder"
     [[ ! -d $source || -e $source/Makefile ]] || die "--source $source: expected kernel source, found no Makefile there"
+}
+
+# read_table: the names of all sets in SETS, and what the row of the wanted one says: its assets in ASSETS, all else
+# in variables with the names of its fields.
+read_table() {
+    local variables
+    variables=$(
+        python3 - "$HERE/guest-sets.json" "$guest_set" << 'PYTHON'
+import json, shlex, sys
+
+with open(sys.argv[1], encoding="utf-8") as file:
+    table = json.load(file)
+print("SETS=(", *map(shlex.quote, table), ")")
+for field, value in table.get(sys.argv[2], {}).items():
+    words = f"({' '.join(map(shlex.quote, value))})" if isinstance(value, list) else shlex.quote(value)
+    print(f"{field.upper()}={words}")
+PYTHON
+    ) || die "$HERE/guest-sets.json: expected the table of guest sets; this checkout is not whole"
+    eval "$variables"
+    [[ " all ${SETS[*]} " == *" $guest_set "* ]] || misuse "--set $guest_set: expected one of ${SETS[*]}, or all"
+}
+
+has() { [[ " ${ASSETS[*]} " == *" $1 "* ]]; }
+
+build_each() {
+    for guest_set in "${SETS[@]}"; do
+        "$BASH" "$HERE/scripts/build.sh" "$@" --set "$guest_set"
+    done
+    exit 0
 }
 
 # The folder is replaced as a whole, so that nothing but a set may be in it.
@@ -114,50 +156,6 @@ require_own_folder() {
     [[ -d $out ]] || die "--out $out: expected a folder, found a file"
     other=$(cd "$out" && find . -mindepth 1 | grep -vxF "$(printf './%s\n' "${ASSETS[@]}" build-info.json)" | head -n 1) || true
     [[ -z $other ]] || die "--out $out is replaced as a whole, and $other is no part of a set: give a folder of its own"
-}
-
-require_debian() {
-    if [[ $(uname -s) != Linux ]] || ! type apt-get dpkg-deb > /dev/null 2>&1; then
-        die "a kernel is built on Debian or Ubuntu only, and this is neither. Build the wheel from the release" \
-            "(leave the tree away), or run this in a Linux container: docker run --rm -v \"\$PWD:/src\" -w /src" \
-            "debian:12 bash kernel-build/scripts/build.sh"
-    fi
-}
-
-missing_packages() {
-    local pair
-    for pair in make:make gcc:gcc flex:flex bison:bison bc:bc xz:xz-utils patch:patch \
-        aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu; do
-        type "${pair%%:*}" > /dev/null 2>&1 || echo "${pair#*:}"
-    done
-    [[ -e /usr/include/stdio.h ]] || echo libc6-dev
-    # Kconfig asks whether the compiler links programs, and the answer becomes part of the kernel's config.
-    [[ -e /usr/aarch64-linux-gnu/lib/libc.a || $(uname -m) == aarch64 ]] || echo libc6-dev-arm64-cross
-    [[ -z $source_package || -e $source ]] || echo "$source_package"
-}
-
-require_packages() {
-    local missing output as_root=()
-    mapfile -t missing < <(missing_packages)
-    ((${#missing[@]})) || return 0
-    local install="apt-get install --yes --no-install-recommends ${missing[*]}"
-    if ((EUID)); then
-        if ! type sudo > /dev/null 2>&1 || { [[ ! -t 0 ]] && ! sudo -n true 2> /dev/null; }; then
-            die "packages are missing, and installing them takes root. Run: sudo $install"
-        fi
-        as_root=(sudo)
-    fi
-    [[ $action != digest ]] || die "packages are missing, so there is no toolchain to take a digest of. Run: sudo $install"
-    say "installing ${missing[*]}"
-    "${as_root[@]}" apt-get -qq update > /dev/null 2>&1 || true
-    # shellcheck disable=SC2086 # a list of words
-    output=$("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive $install -o DPkg::Lock::Timeout=300 2>&1) || {
-        tail -n 10 <<< "$output" >&2
-        die "apt could not install ${missing[*]}. A distribution without $SOURCE_PACKAGE needs --source TARBALL" \
-            "(a Linux 6.12 source tarball from kernel.org)"
-    }
-    mapfile -t missing < <(missing_packages)
-    ((${#missing[@]} == 0)) || die "still missing after the installation: ${missing[*]}"
 }
 
 # A folder for one build, on the cache's file system so that its results can be renamed into place. Its owner
@@ -185,32 +183,29 @@ clean_up() {
     rm -rf "${litter[@]}"
 }
 
-# Debian's musl for arm64, fetched once. Apt gets a state of its own, so that the machine needs no foreign
-# architecture.
-fetch_musl() {
-    local apt=$work/apt
-    say "fetching musl"
-    mkdir -p "$apt"/{state/lists/partial,cache/archives/partial,musl}
-    : > "$apt/status"
-    local options=(-qq -o "Dir::State=$apt/state" -o "Dir::State::status=$apt/status" -o "Dir::Cache=$apt/cache"
-        -o APT::Architecture=arm64 -o APT::Architectures::=arm64 -o APT::Sandbox::User=root)
-    apt-get "${options[@]}" update > "$apt/log" 2>&1 || true
-    if ! (cd "$apt/musl" && apt-get "${options[@]}" download musl-dev:arm64) >> "$apt/log" 2>&1; then
-        tail -n 5 "$apt/log" >&2
-        die "apt gave no musl-dev for arm64. Is there a network? On Ubuntu for x86, arm64 is in the ports archive:" \
-            "add that as an apt source with [arch=arm64]. Then run this again"
-    fi
-    keep "$apt/musl" "$CACHE/musl"
-}
-
 # --- inputs ---
 
 file_digest() { sha256sum < "$1" | cut -d ' ' -f 1; }
 tool_version() { LC_ALL=C "$COMPILER-$1" --version | head -n 1; }
 
-# guest_sources FOLDER...: the files a guest part is built from; README files and litter are none.
+# guest_parts: the folders, and single files of others, from which the assets beside the kernel are built.
+guest_parts() {
+    local asset
+    for asset in "${ASSETS[@]}"; do
+        case $asset in
+            kernel) ;;
+            smpark.ko) echo smpark ;;
+            init-oci | busybox) echo "$asset" ;;
+            supermachine-agent) printf '%s\n' agent smpark/smpark.h ;;
+            *) die "$HERE/guest-sets.json: $asset: there is no source of such an asset" ;;
+        esac
+    done
+}
+
+# guest_sources FOLDER_OR_FILE...: the files a guest part is built from; README files and litter are none.
 guest_sources() {
-    (cd "$HERE" && find "$@" -type f \( -name '*.[chS]' -o -name Kbuild \) ! -name '*.mod.c' | LC_ALL=C sort)
+    (cd "$HERE" && find "$@" -type f \( -name '*.[chS]' -o -name Kbuild -o -name '*.config' \) ! -name '*.mod.c' |
+        LC_ALL=C sort -u)
 }
 
 guest_digests() { guest_sources "$@" | (cd "$HERE" && xargs -r -d '\n' sha256sum); }
@@ -226,19 +221,25 @@ source_digest() {
 }
 
 collect_inputs() {
-    local folder
-    for folder in smpark init-oci agent; do
-        compgen -G "$HERE/$folder/*.c" > /dev/null || die "$HERE/$folder holds no C source: this checkout is not whole"
+    local part names
+    names=$(guest_parts)
+    mapfile -t parts <<< "$names"
+    for part in "${parts[@]}"; do
+        [[ -f $HERE/$part || $part == busybox ]] || compgen -G "$HERE/$part/*.c" > /dev/null ||
+            die "$HERE/$part holds no C source: this checkout is not whole"
     done
     source_sha=$(source_digest)
     source_version=
     [[ -z $source_package ]] || source_version=$(dpkg-query --show --showformat='${Version}' "$source_package")
-    musl_deb=$(echo "$CACHE"/musl/musl-dev_*.deb)
+    musl_deb=$(echo "$musl"/musl-dev_*.deb)
     musl_version=$(dpkg-deb --field "$musl_deb" Version)
+    ! has busybox || busybox_version=$(sed -n 's/^Version: //p' "$busybox"/busybox_*.dsc) ||
+        die "--busybox $busybox: expected a source package of busybox, found no busybox_VERSION.dsc"
     kernel_inputs=$(
         echo "source $source_sha"
         echo "toolchain $(tool_version gcc), $(tool_version ld)"
-        cd "$HERE" && sha256sum config/common.config "config/$SET.config" scripts/recipe.sh
+        echo "made for $KERNEL_ARCHITECTURE by $COMPILER: $KERNEL_IMAGE"
+        cd "$HERE" && sha256sum config/common.config "config/$guest_set.config" scripts/recipe.sh
         for patch in patches/*.patch; do [[ ! -e $patch ]] || sha256sum "$patch"; done
     )
     kernel_digest=$(sha256sum <<< "$kernel_inputs" | cut -d ' ' -f 1)
@@ -246,9 +247,14 @@ collect_inputs() {
         echo "$kernel_inputs"
         echo "package $source_package $source_version"
         echo "musl $musl_version $(file_digest "$musl_deb")"
-        guest_digests smpark init-oci agent
+        ! has busybox || busybox_files
+        guest_digests "${parts[@]}"
+        file_digest "$HERE/scripts/programs.sh"
     } | sha256sum | cut -d ' ' -f 1)
 }
+
+# The files of busybox's source package, as sha256sum prints them.
+busybox_files() { (cd "$busybox" && sha256sum busybox_*); }
 
 # --- stages: each runs in its own process group with its output in the log ---
 
@@ -302,7 +308,7 @@ build_kernel() {
     mkdir -p "$1" "$dest"
     stage "unpacking $source" unpack_source "$source" "$tree"
     stage "applying patches" apply_patches "$HERE/patches" "$tree"
-    stage "configuring" configure "$tree" "$HERE/config/common.config" "$HERE/config/$SET.config"
+    stage "configuring" configure "$tree" "$HERE/config/common.config" "$HERE/config/$guest_set.config"
     stage "compiling the kernel with $jobs jobs" compile_kernel "$tree" "$jobs"
     stage "packing its headers" pack_tree "$tree" "$dest/tree.tar.gz"
     cp "$tree/$KERNEL_IMAGE" "$dest/kernel"
@@ -313,20 +319,32 @@ build_kernel() {
 
 # build_guest WORK KERNEL DEST: what is built against the kernel, and the whole set.
 build_guest() {
-    local program tree=$1/linux
+    local asset tree=$1/linux
     mkdir -p "$tree" "$1/musl" "$3"
-    copy_guest_sources "$1" smpark init-oci agent
+    copy_guest_sources "$1" "${parts[@]}"
     tar -C "$tree" -xzf "$2/tree.tar.gz"
     dpkg-deb -x "$musl_deb" "$1/musl"
-    stage "compiling smpark.ko" compile_module "$1/smpark" "$tree"
-    for program in init-oci:init-oci agent:supermachine-agent; do
-        stage "compiling ${program#*:}" \
-            compile_in "$1/${program%%:*}" "$3/${program#*:}" "$1/musl" "$tree/usr/include"
+    for asset in "${ASSETS[@]}"; do
+        [[ $asset == kernel ]] || stage "compiling $asset" "compile_$asset" "$1" "$3/$asset"
     done
-    cp "$2/kernel" "$1/smpark/smpark.ko" "$3/"
-    chmod 644 "$3/kernel" "$3/smpark.ko"
+    cp "$2/kernel" "$3/"
+    chmod 644 "$3/kernel"
     rm -rf "$1"
 }
+
+# Each is given the work folder with the sources, musl and the kernel's headers, and the file to write.
+compile_smpark.ko() {
+    compile_module "$1/smpark" "$1/linux"
+    cp "$1/smpark/smpark.ko" "$2"
+    chmod 644 "$2"
+}
+
+compile_init-oci() { compile_in "$1/init-oci" "$2" "$1/musl" "$1/linux/usr/include"; }
+compile_busybox() {
+    make_busybox "$busybox" "$1/busybox/busybox.config" "$1/busybox/source" "$2" "$1/musl" "$1/linux/usr/include" "$jobs"
+}
+
+compile_supermachine-agent() { compile_in "$1/agent" "$2" "$1/musl" "$1/linux/usr/include"; }
 
 compile_in() {
     cd "$1"
@@ -347,6 +365,12 @@ proven() {
 keep() {
     (cd "$1" && sha256sum -- * > "$work/sums" && mv "$work/sums" SHA256SUMS)
     mv -T "$1" "$2"
+}
+
+fetch_once() {
+    lock "${1##*/}"
+    proven "$1" || "$2"
+    unlock
 }
 
 lock() {
@@ -396,7 +420,9 @@ build_info() {
             "$(file_digest "$1/$asset")" "$(stat -c %s "$1/$asset")"
         separator=,
     done
-    printf '\n  },\n  "config_sha256": "%s",\n  "format": 1,\n' "$(file_digest "$2/config")"
+    printf '\n  },\n'
+    ! has busybox || busybox_info
+    printf '  "config_sha256": "%s",\n  "format": 1,\n' "$(file_digest "$2/config")"
     printf '  "inputs_sha256": "%s",\n  "kernel_release": "%s",\n  "patches": [' "$inputs_digest" "$release"
     separator=''
     for patch in "$HERE"/patches/*.patch; do
@@ -405,12 +431,22 @@ build_info() {
             "$(json_string "${patch##*/}")" "$(file_digest "$patch")"
         separator=,
     done
-    printf '%s],\n  "set": "%s",\n' "${separator:+$'\n  '}" "$SET"
+    printf '%s],\n  "set": "%s",\n' "${separator:+$'\n  '}" "$guest_set"
     printf '  "source": {\n    "package": %s,\n    "sha256": %s,\n    "version": %s\n  },\n' \
         "$(json_string "$source_package")" "$(json_string "$tarball_sha")" "$(json_string "$version")"
     printf '  "toolchain": {\n    "binutils": %s,\n    "gcc": %s,\n    "musl": %s,\n    "musl_sha256": "%s"\n  }\n}\n' \
         "$(json_string "$(tool_version ld)")" "$(json_string "$(tool_version gcc)")" "$(json_string "$musl_version")" \
         "$(file_digest "$musl_deb")"
+}
+
+busybox_info() {
+    local digest file separator=''
+    printf '  "busybox": {\n    "files": {'
+    while read -r digest file; do
+        printf '%s\n      %s: "%s"' "$separator" "$(json_string "$file")" "$digest"
+        separator=,
+    done < <(busybox_files)
+    printf '\n    },\n    "package": "busybox",\n    "version": %s\n  },\n' "$(json_string "$busybox_version")"
 }
 
 # install_set ENTRY: the whole folder is written beside and takes the other's place by renaming.

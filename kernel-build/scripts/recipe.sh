@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What determines the bytes of the assets: sourced by build.sh, and one of the inputs it takes the digest of.
-# build.sh sets what the row of the guest set says: COMPILER, MUSL, KERNEL_ARCHITECTURE and KERNEL_IMAGE.
+# What determines the bytes of the kernel: sourced by build.sh, and one of the inputs it takes the digest of.
+# build.sh sets what the row of the guest set says: COMPILER, KERNEL_ARCHITECTURE and KERNEL_IMAGE.
 
 # Every tool runs in an environment of our own, so that nothing of the caller's (flags, locale, time zone,
 # user, a compiler for Rust that happens to be there) reaches the output.
@@ -76,25 +76,4 @@ pack_tree() {
     ! grep -qx CONFIG_MODULES=y "$1/.config" || parts+=(Makefile .config Module.symvers include scripts
         "arch/$KERNEL_ARCHITECTURE/Makefile" "arch/$KERNEL_ARCHITECTURE/include")
     tar -C "$1" --exclude='*.o' -czf "$2" "${parts[@]}"
-}
-
-# compile_module SMPARK_FOLDER TREE: a copy of the module's sources that may be littered, and an unpacked tree.
-compile_module() {
-    kernel_make -C "$2" M="$1" KCFLAGS="-Werror -ffile-prefix-map=$1=smpark" modules
-    "${COMPILER}-strip" --strip-debug "$1/smpark.ko"
-}
-
-# compile_program OUT MUSL UAPI SOURCE...: a static program against musl and the kernel's own headers.
-# The start files and libraries are named one by one, because the cross compiler's own are glibc's.
-compile_program() {
-    local out=$1 musl=$2/usr uapi=$3 gcc=${COMPILER}-gcc
-    local lib=$musl/lib/$MUSL
-    shift 3
-    pinned "$gcc" -std=gnu11 -Os -Wall -Wextra -Werror -static -fno-pie -no-pie -ffunction-sections -fdata-sections \
-        -ffile-prefix-map="$PWD=." -Wl,--gc-sections -Wl,--build-id=none -s \
-        -nostdinc -isystem "$musl/include/$MUSL" -isystem "$uapi" \
-        -isystem "$("$gcc" -print-file-name=include)" \
-        -nostdlib "$lib/crt1.o" "$lib/crti.o" "$("$gcc" -print-file-name=crtbeginT.o)" \
-        "$@" -L"$lib" -lc "$("$gcc" -print-libgcc-file-name)" -lc \
-        "$("$gcc" -print-file-name=crtend.o)" "$lib/crtn.o" -o "$out"
 }

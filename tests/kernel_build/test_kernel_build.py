@@ -116,7 +116,7 @@ def copy_sources(to: Path) -> Path:
 def cache(tmp_path: Path) -> Path:
     """A cache of the test's own, which has the musl package already."""
     digest(KERNEL_BUILD, SMALL)
-    shutil.copytree(user_cache() / "musl", tmp_path / "cache/musl")
+    shutil.copytree(user_cache() / "musl-arm64", tmp_path / "cache/musl-arm64")
     return tmp_path / "cache"
 
 
@@ -162,7 +162,7 @@ def test_help_names_every_option() -> None:
     result = build("--help")
     assert result.returncode == 0
     assert result.stdout.startswith("Usage: bash kernel-build/scripts/build.sh")
-    for option in ("--jobs", "--out", "--source", "--check", "--print-digest"):
+    for option in ("--set", "--jobs", "--out", "--source", "--busybox", "--check", "--print-digest"):
         assert option in result.stdout
 
 
@@ -175,6 +175,8 @@ def test_help_names_every_option() -> None:
         (["--out="], "--out needs a value"),
         (["--jobs", "0"], "--jobs needs a number from 1, not: 0"),
         (["--jobs=many"], "--jobs needs a number from 1, not: many"),
+        (["--set", "mips"], "--set mips: expected one of aarch64 x86_64, or all"),
+        (["--set=all", "--out=sets"], "--out takes one set, not all"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(arguments: list[str], message: str) -> None:
@@ -257,9 +259,12 @@ def test_missing_packages_without_root() -> None:
         tree = copy_sources(Path(folder))
         tools = Path(folder, "bin")
         tools.mkdir()
-        present = "apt-get bc bison cat dirname dpkg-deb env gcc head make mkdir nproc patch realpath uname xz"
+        present = (
+            "apt-get bc bison cat dirname dpkg dpkg-deb env gcc head make mkdir nproc patch python3 realpath uname xz"
+        )
         for name in present.split():
-            (tools / name).symlink_to(shutil.which(name) or "/nowhere")
+            # The tests' own python3 may lie in root's home.
+            (tools / name).symlink_to(shutil.which(name, path="/usr/bin:/bin") or "/nowhere")
         refused = build(tree=tree, cache=Path(folder, "cache"), path=tools, user=65534)
         Path(folder, "sets").mkdir()
         Path(folder, "sets").chmod(0o777)
@@ -293,7 +298,7 @@ def test_digest_is_that_of_the_contents(checkout: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("config/common.config", "config/aarch64.config", "scripts/recipe.sh"),
+        *("config/common.config", "config/aarch64.config", "scripts/recipe.sh", "scripts/programs.sh"),
         *("smpark/*.c", "smpark/Kbuild", "init-oci/*.c", "agent/*.c"),
     ],
 )
