@@ -21,12 +21,14 @@ from typing import NamedTuple
 
 from scripts.asset_build.errors import BuildError
 from scripts.guest import qemu
+from scripts.guest.boot_arguments import cpus, memory, seconds, source, volume
 from scripts.guest.initramfs import Initramfs
 from scripts.guest.network_boot import CONFIG, PROOFS, boot_network
 from scripts.guest.oci_image import read_image
-from scripts.guest.oci_run import Run, Volume, run_image
+from scripts.guest.oci_run import Run, Show, run_image
+from scripts.guest.oci_snapshot import restore, run_and_save
 from scripts.machine import environments
-from scripts.machine.arguments import existing, ports
+from scripts.machine.arguments import ports
 from scripts.machine.errors import SetupError, WheelError
 from scripts.machine.install import install as install_wheel
 from scripts.machine.packages import install_commands
@@ -56,13 +58,20 @@ With --oci an image for linux/arm64 is run instead: an OCI layout or an archive 
 COMMAND takes the place of its Cmd. Its layers become block devices, its configuration init-oci.conf; its output and
 errors are shown line by line. QEMU emulates the processor, so this is many times slower than the real host.
 
-exit status: 0 PASS, 1 a stage failed, 2 usage; with --oci the image's own, and 125 if it could not be run
+With --snapshot, Ctrl-C parks the guest's CPUs through the agent and saves the guest, and --restore goes on with it in a
+new QEMU of the same version, with the same kernel, CPUs and memory. Such a guest has no network. A file of a stranger
+is a stranger's program, for QEMU too: restore what you have saved.
+
+exit status: 0 PASS, 1 a stage failed, 2 usage; with --oci the image's own, 0 if the image powers the guest off by
+itself, and 125 if it could not be run
 
 examples:
   python3 scripts/boot.py dist/*.whl
   python3 scripts/boot.py kernel-build/out/aarch64 --cpus 2 --verbose
   python3 scripts/boot.py dist/*.whl --network
   python3 scripts/boot.py --oci layout:latest dist/*.whl -- /bin/sh -c 'uname -a'
+  python3 scripts/boot.py --oci layout:latest --snapshot guest.saved dist/*.whl
+  python3 scripts/boot.py --restore guest.saved dist/*.whl
 """
 
 
@@ -105,7 +114,7 @@ class BootError(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 PASS, 1 a stage failed, 2 usage; with --oci that of the image, or 125."""
     options = _parse(arguments)
-    if options.oci is not None:
+    if options.oci is not None or options.restore is not None:
         return _run_image(options)
     try:
         install_commands([qemu.PROGRAM])
@@ -204,20 +213,20 @@ def describe_failure(
 
 
 def _run_image(options: argparse.Namespace) -> int:
-    """Run the image of --oci; its exit status."""
+    """Run the image of --oci, or go on with that of --restore; its exit status."""
     run = Run(options.command, options.volume, dict(options.port), options.cpus, options.memory, options.timeout)
+    console = log if options.verbose else lambda line: None
+    show = Show(lambda line: print(line, flush=True), lambda line: print(line, file=sys.stderr, flush=True), console)
     try:
         install_commands([qemu.PROGRAM, "mksquashfs", "zstd"])
-        with tempfile.TemporaryDirectory(prefix="supermachine-boot-") as scratch, read_image(options.oci) as image:
-            return run_image(
-                image,
-                assets_folder(options.assets, Path(scratch)),
-                run,
-                Path(scratch),
-                on_output=lambda line: print(line, flush=True),
-                on_error=lambda line: print(line, file=sys.stderr, flush=True),
-                on_console=log if options.verbose else lambda line: None,
-            )
+        with tempfile.TemporaryDirectory(prefix="supermachine-boot-") as scratch:
+            assets = assets_folder(options.assets, Path(scratch))
+            if options.restore is not None:
+                return restore(options.restore, assets, run, Path(scratch), show)
+            with read_image(options.oci) as image:
+                if options.snapshot is not None:
+                    return run_and_save(image, assets, run, options.snapshot, Path(scratch), show)
+                return run_image(image, assets, run, Path(scratch), show)
     except (BuildError, BootError, WheelError, SetupError, TimeoutError) as error:
         print(f"boot.py: {error}", file=sys.stderr)
         return NOT_RUN
@@ -251,61 +260,31 @@ def _print(boot: qemu.Boot, reached: list[Reached], failure: str | None) -> None
         print(f"{line.ms:6d} ms  {line.text}")
 
 
-def _source(text: str) -> Path:
-    path = existing(text)
-    if not path.is_dir() and not (path.is_file() and path.suffix == ".whl"):
-        raise argparse.ArgumentTypeError(f"{text}: expected a wheel or a folder with the four assets")
-    return path.absolute()
-
-
-def _cpus(text: str) -> int:
-    # The kernel is built for 64; QEMU emulates them on the few of this machine.
-    if not text.isdigit() or not 1 <= int(text) <= 8:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number from 1 to 8")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: expected a number of seconds above 0")
-    return seconds
-
-
-def _memory(text: str) -> str:
-    if not re.fullmatch(r"[1-9][0-9]{0,6}[MG]", text):
-        raise argparse.ArgumentTypeError(f"{text}: expected a size such as 512M or 2G")
-    return text
-
-
-def _volume(text: str) -> Volume:
-    file, _, rest = text.partition(":")
-    path, _, mode = rest.partition(":")
-    if not path.startswith("/") or mode not in ("", "ro", "rw"):
-        raise argparse.ArgumentTypeError(f"{text}: expected FILE:PATH or FILE:PATH:ro, with an absolute PATH")
-    if not Path(file).is_file():
-        raise argparse.ArgumentTypeError(f"{file}: expected a file with an ext4 or XFS file system, found none")
-    return Volume(Path(file).absolute(), path, read_only=mode == "ro")
-
-
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = _parser()
     words = sys.argv[1:] if arguments is None else arguments
     end = words.index("--") if "--" in words else len(words)
     options = parser.parse_args(words[:end])
     options.command = words[end + 1 :]
-    if options.oci is None and (options.command or options.volume or options.port):
-        parser.error("a command after --, --volume and --port go with --oci")
-    if options.oci is not None and (options.json or options.network):
-        parser.error("--json and --network go without --oci: the output is the image's")
+    _check_together(parser, options)
     if options.memory is None:
         options.memory = qemu.HOST_MEMORY if options.oci is None else qemu.MEMORY
-    if options.timeout is None and options.oci is None:
+    if options.timeout is None and options.oci is None and options.restore is None:
         options.timeout = 120.0
     return options
+
+
+def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the program where options do not go together."""
+    image = options.oci is not None or options.restore is not None
+    if not image and (options.command or options.volume or options.port or options.snapshot):
+        parser.error("a command after --, --volume, --port and --snapshot go with --oci")
+    if image and (options.json or options.network):
+        parser.error("--json and --network go without --oci and --restore: the output is the image's")
+    if options.restore is not None and (options.oci is not None or options.snapshot or options.command):
+        parser.error("--restore goes without --oci, --snapshot and a command: the guest is in the file")
+    if options.port and (options.snapshot or options.restore):
+        parser.error("--port goes without --snapshot and --restore: QEMU cannot save the device of AF_TSI")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -316,14 +295,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("assets", type=_source, metavar="WHEEL_OR_DIR", help="a wheel, or a folder with the four files")
+    parser.add_argument("assets", type=source, metavar="WHEEL_OR_DIR", help="a wheel, or a folder with the four files")
     parser.add_argument(
         "command", nargs="*", default=[], metavar="COMMAND", help="after --: what the image runs instead of its Cmd"
     )
     parser.add_argument("--oci", metavar="LAYOUT[:TAG]", help="run this image: a layout's folder, or an archive")
     parser.add_argument(
         "--volume",
-        type=_volume,
+        type=volume,
         action="append",
         default=[],
         metavar="FILE:PATH[:ro]",
@@ -332,10 +311,14 @@ def _parser() -> argparse.ArgumentParser:
     help_port = "what the image listens at, at this port of 127.0.0.1"
     parser.add_argument("--port", type=ports, action="append", default=[], metavar="HOST:GUEST", help=help_port)
     parser.add_argument(
-        "--memory", type=_memory, metavar="SIZE", help=f"the guest's ({qemu.HOST_MEMORY}; with --oci {qemu.MEMORY})"
+        "--memory", type=memory, metavar="SIZE", help=f"the guest's ({qemu.HOST_MEMORY}; with --oci {qemu.MEMORY})"
     )
-    parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="of the whole boot (120; with --oci none)")
-    parser.add_argument("--cpus", type=_cpus, default=4, metavar="N", help="the guest's CPUs, 1 to 8 (4)")
+    parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="of the whole boot (120; with --oci none)")
+    parser.add_argument("--cpus", type=cpus, default=4, metavar="N", help="the guest's CPUs, 1 to 8 (4)")
+    help_snapshot = "with --oci: Ctrl-C saves the guest in FILE, and ends it"
+    parser.add_argument("--snapshot", type=Path, metavar="FILE", help=help_snapshot)
+    help_restore = "go on with the guest in FILE; give the --volume options that it had"
+    parser.add_argument("--restore", type=Path, metavar="FILE", help=help_restore)
     parser.add_argument("--network", action="store_true", help="check AF_TSI, with Debian's curl")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--verbose", action="store_true", help="show the console on stderr as it comes")

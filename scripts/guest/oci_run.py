@@ -21,8 +21,11 @@ from scripts.guest.tsi import Host
 
 OUTPUT, ERRORS = "[stdout] ", "[stderr] "
 """What init-oci begins a line of the image's output, or of its errors, with."""
-_FOR_EVER = float(threading.TIMEOUT_MAX)
+COMMAND_LINE = "console=ttyAMA0 quiet"
+FOR_EVER = float(threading.TIMEOUT_MAX)
 _STATUS = re.compile(r"init-oci: exit status (\d+)")
+_OFF = re.compile(r"init-oci: the image (powers off|restarts)")
+"""An image that does so by itself, such as one with systemd, has no exit status."""
 
 
 @dataclass(frozen=True)
@@ -49,38 +52,68 @@ class Run:
     limit: float | None = None
 
 
+class Show:
+    """Where the lines of the console go, as they come: the image's output, its errors, and all others."""
+
+    def __init__(
+        self, output: Callable[[str], None], errors: Callable[[str], None], console: Callable[[str], None]
+    ) -> None:
+        self.console = console
+        self._output, self._errors = output, errors
+        self._status: int | None = None
+
+    def line(self, line: qemu.Line) -> None:
+        """Take a line of the console."""
+        found = _STATUS.fullmatch(line.text)
+        if _OFF.fullmatch(line.text) and self._status is None:
+            self._status = 0
+        if line.text.startswith(OUTPUT):
+            self._output(line.text[len(OUTPUT) :])
+        elif line.text.startswith(ERRORS):
+            self._errors(line.text[len(ERRORS) :])
+        else:
+            self._status = int(found[1]) if found else self._status
+            self.console(line.text)
+
+    def status(self, machine: qemu.Machine, limit: float | None) -> int:
+        """Wait until the guest ends; the image's exit status.
+
+        Raises TimeoutError after `limit` seconds, and ImageError if the guest ends without a status.
+        """
+        ended = machine.wait(limit if limit is not None else FOR_EVER)
+        if ended.status is None:
+            raise TimeoutError(f"the image ran longer than {limit:g} s")
+        if self._status is None:
+            last = next((line.text for line in reversed(ended.lines) if "error" in line.text), "no exit status")
+            expected = "the image's exit status on the console"
+            raise ImageError("the guest", expected, last, "look at the console: --verbose")
+        return self._status
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A block device of the guest: a part of a file, or all of it if `size` is None."""
+
+    file: Path
+    read_only: bool
+    offset: int = 0
+    size: int | None = None
+
+
 def run_image(
     image: Image,
     assets: Path,
     run: Run,
     scratch: Path,
-    *,
-    on_output: Callable[[str], None],
-    on_error: Callable[[str], None],
-    on_console: Callable[[str], None],
+    show: Show,
 ) -> int:
     """Run `image` until it ends; return its exit status. `assets` is a folder with a set.
 
     The guest's network is the loopback of this machine, by AF_TSI.
 
-    The lines of the image's output, of its errors, and all others of the console go to the three functions, as they
-    come. Raises ImageError for an image that cannot be run, and TimeoutError after `run.limit` seconds.
+    Raises ImageError for an image that cannot be run, and TimeoutError after `run.limit` seconds.
     """
-    settings = configuration(image.config, run)
-    layers = write_layers(image, scratch, on_console)
-    initramfs = scratch / "initramfs.cpio.gz"
-    initramfs.write_bytes(_initramfs(assets, _format([*_disk_settings(layers, run.volumes), *settings])))
-    status: list[int] = []
-
-    def on_line(line: qemu.Line) -> None:
-        if line.text.startswith(OUTPUT):
-            on_output(line.text[len(OUTPUT) :])
-        elif line.text.startswith(ERRORS):
-            on_error(line.text[len(ERRORS) :])
-        else:
-            status.extend(int(found[1]) for found in [_STATUS.fullmatch(line.text)] if found)
-            on_console(line.text)
-
+    layers, initramfs = prepare(image, assets, run, scratch, show.console)
     device = Device()
     Host(device.link, ports=run.ports)
     machine = qemu.Machine(
@@ -88,19 +121,30 @@ def run_image(
         initramfs,
         cpus=run.cpus,
         memory=run.memory,
-        command_line="console=ttyAMA0 quiet tsi_hijack",
+        command_line=f"{COMMAND_LINE} tsi_hijack",
         vsock=device,
-        extra=_drives(layers, run.volumes),
-        on_line=on_line,
+        extra=drives(disks(layers, run.volumes)),
+        on_line=show.line,
     )
     with device, machine:
-        ended = machine.wait(run.limit if run.limit is not None else _FOR_EVER)
-    if ended.status is None:
-        raise TimeoutError(f"the image ran longer than {run.limit:g} s")
-    if not status:
-        last = next((line.text for line in reversed(ended.lines) if "error" in line.text), "no exit status")
-        raise ImageError("the guest", "the image's exit status on the console", last, "look at the console: --verbose")
-    return status[0]
+        return show.status(machine, run.limit)
+
+
+def prepare(
+    image: Image,
+    assets: Path,
+    run: Run,
+    scratch: Path,
+    progress: Callable[[str], None],
+    agent: bytes | None = None,
+) -> tuple[list[Path], Path]:
+    """Write the layers and the initramfs into `scratch`; `agent` takes the place of the set's. Raises ImageError."""
+    settings = configuration(image.config, run)
+    layers = write_layers(image, scratch, progress)
+    initramfs = scratch / "initramfs.cpio.gz"
+    config = _format([*_disk_settings(layers, run.volumes), *settings])
+    initramfs.write_bytes(_initramfs(assets, config, agent or (assets / "supermachine-agent").read_bytes()))
+    return layers, initramfs
 
 
 def configuration(config: Mapping[str, Any], run: Run) -> list[tuple[str, str]]:
@@ -116,7 +160,8 @@ def configuration(config: Mapping[str, Any], run: Run) -> list[tuple[str, str]]:
     for key, name in (("cwd", "WorkingDir"), ("user", "User")):
         if config.get(name):
             settings += [(key, text) for text in _texts({name: [config[name]]}, name)]
-    return [*settings, ("stdout_prefix", OUTPUT), ("stderr_prefix", ERRORS)]
+    # As container runtimes have it: init systems want to be PID 1, and an entrypoint expects to be.
+    return [*settings, ("pid1", "yes"), ("stdout_prefix", OUTPUT), ("stderr_prefix", ERRORS)]
 
 
 def _texts(config: Mapping[str, Any], name: str) -> list[str]:
@@ -148,22 +193,26 @@ def _format(settings: Sequence[tuple[str, str]]) -> str:
     return "".join(f"{key}={value}\n" for key, value in escaped)
 
 
-def _initramfs(assets: Path, config: str) -> bytes:
+def _initramfs(assets: Path, config: str, agent: bytes) -> bytes:
     initramfs = Initramfs()
     initramfs.file("init", (assets / "init-oci").read_bytes(), 0o755)
     initramfs.file("supermachine-smpark.ko", (assets / "smpark.ko").read_bytes())
-    initramfs.file("supermachine-agent", (assets / "supermachine-agent").read_bytes(), 0o755)
+    initramfs.file("supermachine-agent", agent, 0o755)
     initramfs.file("init-oci.conf", config.encode())
     return initramfs.pack()
 
 
-def _drives(layers: Sequence[Path], volumes: Sequence[Volume]) -> list[str]:
+def disks(layers: Sequence[Path], volumes: Sequence[Volume]) -> list[Disk]:
+    """The guest's block devices, in order."""
+    return [*(Disk(path, True) for path in layers), *(Disk(each.file, each.read_only) for each in volumes)]
+
+
+def drives(wanted: Sequence[Disk]) -> list[str]:
     """QEMU's arguments for virtio-blk devices, /dev/vda first."""
-    disks = [(path, "on") for path in layers]
-    disks += [(volume.file, "on" if volume.read_only else "off") for volume in volumes]
     arguments = []
-    for number, (file, read_only) in enumerate(disks):
-        name = str(file).replace(",", ",,")
-        drive = f"if=none,id=disk{number},format=raw,file={name},readonly={read_only}"
+    for number, disk in enumerate(wanted):
+        drive = f"if=none,id=disk{number},format=raw,readonly={'on' if disk.read_only else 'off'}"
+        drive += f",offset={disk.offset},size={disk.size}" if disk.size is not None else ""
+        drive += f",file={str(disk.file).replace(',', ',,')}"
         arguments += ["-drive", drive, "-device", f"virtio-blk-device,drive=disk{number},bus=virtio-mmio-bus.{number}"]
     return arguments

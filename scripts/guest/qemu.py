@@ -63,7 +63,7 @@ class Machine:
     def __init__(
         self,
         kernel: Path,
-        initramfs: Path,
+        initramfs: Path | None,
         *,
         cpus: int,
         memory: str = MEMORY,
@@ -73,12 +73,13 @@ class Machine:
         on_line: Callable[[Line], None] = lambda line: None,
         keyboard: int = subprocess.DEVNULL,
     ) -> None:
-        """Start it. `memory` is as QEMU has it; `vsock` is a running device, for this boot alone; `extra` are more
-        arguments for QEMU. `on_line` is called for each line of the console, in a thread. What is written to the other
-        end of the pipe `keyboard` is typed on the console.
+        """Start it. A guest that goes on from a snapshot needs no initramfs. `memory` is as QEMU has it; `vsock` is a
+        running device, for this boot alone; `extra` are more arguments for QEMU. `on_line` is called for each line of
+        the console, in a thread. What is written to the other end of the pipe `keyboard` is typed on the console.
         """
         command = [*END_WITH_US, PROGRAM, *MACHINE, *CONSOLE, "-m", memory, "-smp", str(cpus)]
-        command += ["-kernel", str(kernel), "-initrd", str(initramfs), "-append", command_line]
+        command += ["-kernel", str(kernel), "-append", command_line]
+        command += [] if initramfs is None else ["-initrd", str(initramfs)]
         if vsock is not None:
             shared = f"memory-backend-memfd,id=memory,size={memory},share=on"
             command += ["-object", shared, "-machine", "memory-backend=memory", *vsock.arguments]
@@ -106,6 +107,11 @@ class Machine:
     def pid(self) -> int:
         """The process of QEMU."""
         return self._process.pid
+
+    @property
+    def runs(self) -> bool:
+        """Whether QEMU has not ended."""
+        return self._process.poll() is None
 
     @property
     def lines(self) -> list[Line]:

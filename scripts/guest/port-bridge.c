@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * port-bridge: connects each virtio-serial port to the agent over vsock loopback as long as the host has the port open.
- * QEMU saves no guest with a vhost-user device, so a guest that is saved has ports in place of a vsock device.
- * A byte tells the host that it begins: it has seen that the connection before was closed. It keeps to CPU 0, where it runs also while the other CPUs are parked.
+ * port-bridge: started in place of the agent, it becomes the agent, and leaves behind processes that connect each
+ * virtio-serial port to it over vsock loopback as long as the host has the port open. QEMU saves no guest with a
+ * vhost-user device, so a guest that is saved has ports in place of a vsock device.
+ * A byte tells the host that it begins: the bridge has seen that the connection before was closed. The bridge keeps to
+ * CPU 0, where it runs also while the other CPUs are parked. AGENT is the path of the agent when this is compiled.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdbool.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <linux/vm_sockets.h>
 #include <unistd.h>
@@ -19,6 +24,10 @@
 #define AGENT_PORT	777
 #define PORTS		4
 #define WAIT_US		5000
+
+/* The agent's file */
+__asm__(".section .rodata\n.globl agent_begin, agent_end\nagent_begin:\n.incbin \"" AGENT "\"\nagent_end:\n.previous\n");
+extern const char agent_begin[], agent_end[];
 
 static bool hung_up(int fd)
 {
@@ -62,11 +71,13 @@ static bool pass(int from, int to)
 
 static void serve(int port)
 {
-	char path[32];
+	char pattern[32];
+	glob_t found;
 	int host;
 
-	snprintf(path, sizeof path, "/dev/vport0p%d", port);
-	while ((host = open(path, O_RDWR)) < 0)
+	/* The first number is the device's among all of virtio. */
+	snprintf(pattern, sizeof pattern, "/dev/vport*p%d", port);
+	while (glob(pattern, 0, NULL, &found) || (host = open(found.gl_pathv[0], O_RDWR)) < 0)
 		usleep(WAIT_US);
 	for (;;) {
 		int agent;
@@ -94,19 +105,33 @@ static void serve(int port)
 	}
 }
 
-int main(void)
+static void start_bridge(int port)
 {
 	cpu_set_t one;
 
+	if (fork())
+		return;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	close_range(STDERR_FILENO + 1, ~0U, 0);
 	CPU_ZERO(&one);
 	CPU_SET(0, &one);
 	if (sched_setaffinity(0, sizeof one, &one)) {
 		perror("port-bridge");
-		return 1;
+		_exit(1);
 	}
 	mlockall(MCL_CURRENT | MCL_FUTURE);
-	for (int port = 1; port < PORTS; port++)
-		if (!fork())
-			serve(port);
-	serve(PORTS);
+	serve(port);
+}
+
+int main(int argc, char **argv)
+{
+	int file = memfd_create("supermachine-agent", MFD_CLOEXEC);
+
+	(void)argc;
+	for (int port = 1; port <= PORTS; port++)
+		start_bridge(port);
+	if (write(file, agent_begin, agent_end - agent_begin) == agent_end - agent_begin)
+		fexecve(file, argv, environ);
+	perror("port-bridge: supermachine-agent");
+	return 127;
 }
