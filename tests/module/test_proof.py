@@ -203,7 +203,7 @@ def test_times_without_fractions_or_in_the_future_are_not_relied_on(tmp_path: Pa
         assert _proof._is_later(descriptor, now - now % 10**9 - 3 * 10**9)
         started = time.monotonic()
         assert not _proof._is_later(descriptor, now + 10**12 + 1)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 60
     finally:
         os.close(descriptor)
 

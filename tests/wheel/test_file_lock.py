@@ -95,7 +95,7 @@ def test_waiting_ends_when_told_to_stop(tmp_path: Path) -> None:
     started = time.monotonic()
     with file_lock(tmp_path / "lock"), file_lock(tmp_path / "lock", stop=stop) as not_held:
         assert not_held == "stopped"
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
