@@ -245,6 +245,14 @@ def test_a_proxy_that_refuses_is_named(environ: dict[str, str], monkeypatch: pyt
     assert {request.method for request in proxy.requests} == {"CONNECT"}
 
 
+def test_what_a_server_says_instead_of_http_fills_no_error_line(environ: dict[str, str]) -> None:
+    """Neither with much of it, nor with what speaks to the terminal."""
+    with serve(lambda request, reply: reply.send(b"\x1b[2J" + b"x" * 20_000 + b"\r\n\r\n")) as host:
+        environ["SUPERMACHINE_RELEASE_URL"] = host.url
+        error = assert_refused(environ, "xxxx")
+    assert len(error.found) < 300
+
+
 @pytest.mark.slow
 def test_a_proxy_that_trickles_ends_at_the_deadline(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     with serve(lambda request, reply: reply.trickle(b"HTTP/1.1 503 " + b"x" * 1000, 1, 0.3)) as proxy:
