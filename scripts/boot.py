@@ -32,9 +32,11 @@ from scripts.machine.arguments import ports
 from scripts.machine.errors import SetupError, WheelError
 from scripts.machine.install import install as install_wheel
 from scripts.machine.packages import install_commands
-from scripts.machine.program import log, run_program
+from scripts.machine.program import log, report_error, run_program
+from supermachine_kernel import SupermachineKernelError
+from supermachine_kernel._assets import ASSETS
 
-NAMES = ("init-oci", "kernel", "smpark.ko", "supermachine-agent")
+NAMES = sorted(asset.name for asset in ASSETS)
 LAST_LINES = 20
 NOT_RUN = 125
 """The exit status with --oci when the image could not be run, as docker and podman have it."""
@@ -107,7 +109,7 @@ class Reached(NamedTuple):
     text: str
 
 
-class BootError(Exception):
+class BootError(SupermachineKernelError):
     """Why nothing could be booted."""
 
 
@@ -121,8 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="supermachine-boot-") as scratch:
             boot = boot_assets(options.assets, Path(scratch), options)
     except (BootError, WheelError, SetupError) as error:
-        print(f"boot.py: {error}", file=sys.stderr)
-        return 1
+        return report_error(error, as_json=options.json)
     stages = NETWORK_STAGES if options.network else STAGES
     reached = stages_of(boot, stages)
     failure = describe_failure(boot, reached, options.timeout, stages)
@@ -157,7 +158,7 @@ def assets_folder(source: Path, scratch: Path) -> Path:
     folder = source if source.is_dir() else install(source, scratch)
     missing = [name for name in NAMES if not (folder / name).is_file()]
     if missing:
-        raise BootError(f"{folder}: expected {', '.join(NAMES)}, found no {', '.join(missing)}; build the set first")
+        raise BootError(str(folder), ", ".join(NAMES), f"no {', '.join(missing)}", "build the set first")
     return folder
 
 
@@ -171,7 +172,8 @@ def install(wheel: Path, scratch: Path) -> Path:
     done = subprocess.run(command, cwd=scratch, env=inside, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise BootError(f"{wheel}: expected the installed module to hand out the assets, found: {last}")
+        cure = "see the message; build the wheel again"
+        raise BootError(str(wheel), "an installed module that hands out the assets", f"an error: {last}", cure)
     return folder
 
 

@@ -217,6 +217,20 @@ def test_an_incomplete_folder_names_the_files_that_are_missing(tmp_path: Path) -
     assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)
 
 
+def test_what_keeps_the_guest_from_booting_has_its_fields_in_json(tmp_path: Path) -> None:
+    done = run(tmp_path, "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout) == {
+        "error": {
+            "subject": str(tmp_path),
+            "expected": "init-oci, kernel, smpark.ko, supermachine-agent",
+            "found": "no init-oci, kernel, smpark.ko, supermachine-agent",
+            "cure": "build the set first",
+        }
+    }
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_wheel_of_another_package(tmp_path: Path) -> None:
     wheel = tmp_path / "other-1-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
@@ -227,7 +241,9 @@ def test_wheel_of_another_package(tmp_path: Path) -> None:
     done = run(wheel)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"boot.py: {wheel}: expected the installed module to hand out the assets, found: Attribute")
+    assert line.startswith(
+        f"boot.py: {wheel}: expected an installed module that hands out the assets, found an error: "
+    )
 
 
 def test_wheel_that_is_none(tmp_path: Path) -> None:
