@@ -15,21 +15,24 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scripts.asset_build.atomic_write import write_atomically
 from scripts.asset_build.errors import BuildError
+from scripts.asset_build.guest_sets import GuestSet, named_sets
 from scripts.asset_build.lock import LOCK_NAME, LockedSet, read_lock_file
 from scripts.asset_build.paths import PROJECT
-from scripts.asset_build.release_layout import release_folder
+from scripts.asset_build.release_layout import SUMS_NAME, release_folder
 from scripts.asset_build.wheel.sources import resolve
 from scripts.asset_build.wheel.verify import verify_set
 from scripts.machine import environments
-from scripts.machine.arguments import output_file, output_folder
+from scripts.machine.arguments import add_set, chosen_name, output_file, output_folder
 from scripts.machine.errors import SetupError
 from scripts.machine.program import log, report_error, run_program
-from supermachine_kernel._assets import SET
 from supermachine_kernel._version import VERSION
+
+if TYPE_CHECKING:
+    from scripts.asset_build.release.publish import Change
 
 EPILOG = """\
 A release of this version is the folder v<version>/ with <set>-<asset>.xz for each asset, and SHA256SUMS; any server
@@ -38,7 +41,7 @@ SHA-256 of each file: builds with other files have a version with the label +cus
 
 examples:
   python3 scripts/release.py stage --out dist/release --dry-run   what would be staged, and change in the lock
-  python3 scripts/release.py stage --out dist/release             from the set that a build would take (see wheel.py)
+  python3 scripts/release.py stage --out dist/release             from the sets that builds would take (see wheel.py)
   python3 scripts/release.py lock --from https://mirror.example/supermachine
   python3 scripts/release.py source --out dist
 """
@@ -66,22 +69,27 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def stage(options: argparse.Namespace) -> dict[str, Any]:
-    """Pack the set that a build would take into the release layout, and lock it."""
-    from scripts.asset_build.release.publish import pack_release, plan_lock
+    """Pack the sets that builds would take into the release layout, and lock them."""
+    from scripts.asset_build.release.publish import pack_release, plan_lock, sums_of
 
-    source = resolve(PROJECT, os.environ)
-    log(f"verifying the set of the {source.kind}")
-    verified = verify_set(source, _locked(options.lock))
-    log("packing (the kernel takes a while)")
-    locked, files = pack_release(verified)
+    locked, files = [], {}
+    for guest_set in named_sets(chosen_name(options)):
+        source = resolve(PROJECT, {**os.environ, "SUPERMACHINE_SET": guest_set.name})
+        log(f"verifying the set {guest_set.name} of the {source.kind}")
+        verified = verify_set(source, _locked(options.lock, guest_set))
+        log("packing (the kernel takes a while)")
+        packed, its_files = pack_release(verified)
+        locked.append(packed)
+        files.update(its_files)
     change = plan_lock(options.lock, locked, replace=options.replace)
+    files[SUMS_NAME] = sums_of(change.lock)
     folder = options.out / release_folder(VERSION)
     report = {
         "version": VERSION,
-        "set_digest": locked.digest,
+        "set_digests": {each.name: each.digest for each in locked},
         "folder": str(folder),
         "files": {name: _file(folder / name, content) for name, content in files.items()},
-        **_lock_report(change.path, change.lines, options.dry_run),
+        **_lock_report(change, options.dry_run),
     }
     if not options.dry_run:
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,27 +103,31 @@ def lock(options: argparse.Namespace) -> dict[str, Any]:
     """Lock the release that is published at a base, every file of it checked."""
     from scripts.asset_build.release.publish import lock_published, plan_lock
 
-    locked = lock_published(options.base, os.environ, _locked(options.lock))
+    locked = [
+        lock_published(options.base, guest_set, os.environ, _locked(options.lock, guest_set))
+        for guest_set in named_sets(chosen_name(options))
+    ]
     change = plan_lock(options.lock, locked, replace=options.replace)
     if not options.dry_run:
         change.write()
-    report = {"version": VERSION, "set_digest": locked.digest}
-    return {**report, **_lock_report(change.path, change.lines, options.dry_run)}
+    report = {"version": VERSION, "set_digests": {each.name: each.digest for each in locked}}
+    return {**report, **_lock_report(change, options.dry_run)}
 
 
 def source(options: argparse.Namespace) -> dict[str, Any]:
-    """Write the corresponding source of the set into a folder."""
+    """Write the corresponding source of the sets into a folder: an archive for each."""
     from scripts.asset_build.release import source_archive
 
-    return {"archive": str(source_archive.write(options.out))}
+    sets = named_sets(chosen_name(options))
+    return {"archives": [str(source_archive.write(options.out, guest_set)) for guest_set in sets]}
 
 
-def _locked(path: Path) -> LockedSet | None:
-    return read_lock_file(path).set(SET) if path.exists() else None
+def _locked(path: Path, guest_set: GuestSet) -> LockedSet | None:
+    return read_lock_file(path).set(guest_set.name) if path.exists() else None
 
 
-def _lock_report(path: Path, changes: list[str], dry_run: bool) -> dict[str, Any]:
-    return {"lock": str(path), "changes": changes, "written": not dry_run}
+def _lock_report(change: Change, dry_run: bool) -> dict[str, Any]:
+    return {"lock": str(change.path), "changes": change.lines, "written": not dry_run}
 
 
 def _file(path: Path, content: bytes) -> dict[str, Any]:
@@ -127,9 +139,10 @@ def _file(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def _text(report: dict[str, Any]) -> str:
-    if "archive" in report:
-        return str(report["archive"])
-    lines = [f"version     {report['version']}", f"set digest  {report['set_digest']}"]
+    if "archives" in report:
+        return "\n".join(report["archives"])
+    lines = [f"version     {report['version']}"]
+    lines += [f"set digest  {digest} ({name})" for name, digest in report["set_digests"].items()]
     if "files" in report:
         lines.append(f"folder      {report['folder']}")
         lines += [
@@ -156,6 +169,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Any) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+        add_set(added, default="all")
         added.add_argument("--json", action="store_true", help="print what was done as JSON")
         added.set_defaults(run=run)
         return added

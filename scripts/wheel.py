@@ -21,27 +21,30 @@ from scripts.asset_build import frontend
 from scripts.asset_build.atomic_write import write_atomically
 from scripts.asset_build.audit.chain import audit
 from scripts.asset_build.audit.errors import AuditError
-from scripts.asset_build.audit.reader import PACKAGE, TAG, read_wheel
+from scripts.asset_build.audit.reader import PACKAGE, read_wheel
 from scripts.asset_build.errors import BuildError
+from scripts.asset_build.guest_sets import GuestSet, named_sets
 from scripts.asset_build.lock import LOCK_NAME
 from scripts.asset_build.paths import PROJECT
 from scripts.machine import environments
-from scripts.machine.arguments import output_folder
+from scripts.machine.arguments import add_set, chosen_name, output_folder
 from scripts.machine.build import build_assets
 from scripts.machine.errors import SetupError, WheelError
 from scripts.machine.install import install
 from scripts.machine.program import log, report_error, run_program
-from supermachine_kernel._assets import ASSETS
+from supermachine_kernel._assets import KNOWN_ASSETS
 
 EPILOG = """\
 The assets come from the first of these that is there:
   1. override  SUPERMACHINE_ASSETS_DIR, a folder with the whole set (one file each: SUPERMACHINE_KERNEL_PATH,
-               SUPERMACHINE_INIT_OCI_PATH, SUPERMACHINE_AGENT_PATH, SUPERMACHINE_SMPARK_KO_PATH)
+               SUPERMACHINE_INIT_OCI_PATH, SUPERMACHINE_BUSYBOX_PATH, SUPERMACHINE_AGENT_PATH,
+               SUPERMACHINE_SMPARK_KO_PATH)
   2. tree      SUPERMACHINE_KERNEL_BUILD, else kernel-build/ here, else ../kernel-build/
   3. release   the files that assets.lock.json locks, from SUPERMACHINE_RELEASE_URL or the GitHub release
 
 examples:
-  python3 scripts/wheel.py --from-source          build the four assets, then the wheel
+  python3 scripts/wheel.py --from-source          build the assets, then the wheel
+  python3 scripts/wheel.py --set all              a wheel of each guest set
   python3 scripts/wheel.py --out /tmp/wheels --json
 """
 
@@ -52,17 +55,25 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.from_source:
             _refuse_other_sources()
-            build_assets()
-        report = build_wheel(options.out)
+        reports = [_one_wheel(options, guest_set) for guest_set in named_sets(chosen_name(options))]
     except (BuildError, WheelError, SetupError) as error:
         return report_error(error, as_json=options.json)
-    print(json.dumps(report, indent=2) if options.json else _table(report))
+    if options.json:
+        print(json.dumps(reports[0] if len(reports) == 1 else reports, indent=2))
+    else:
+        print("\n\n".join(map(_table, reports)))
     return 0
+
+
+def _one_wheel(options: argparse.Namespace, guest_set: GuestSet) -> dict[str, Any]:
+    if options.from_source:
+        build_assets(guest_set.name)
+    return build_wheel(options.out, guest_set)
 
 
 def _refuse_other_sources() -> None:
     """A wheel `--from-source` has what was built here, and nothing that wins over it."""
-    variables = ["SUPERMACHINE_ASSETS_DIR", *(asset.variable for asset in ASSETS)]
+    variables = ["SUPERMACHINE_ASSETS_DIR", *(asset.variable for asset in KNOWN_ASSETS)]
     winning = [name for name in variables if os.environ.get(name)]
     if "SUPERMACHINE_KERNEL_BUILD" in os.environ:  # set empty, it means no tree
         winning.append("SUPERMACHINE_KERNEL_BUILD")
@@ -71,8 +82,8 @@ def _refuse_other_sources() -> None:
         raise WheelError("--from-source", expected, found, "unset it, or leave --from-source away")
 
 
-def build_wheel(out: Path) -> dict[str, Any]:
-    """Build, check, and put the wheel into `out`; what it is, for `--json`.
+def build_wheel(out: Path, guest_set: GuestSet) -> dict[str, Any]:
+    """Build, check, and put the wheel of the set into `out`; what it is, for `--json`.
 
     Raises BuildError, WheelError or SetupError.
     """
@@ -84,8 +95,8 @@ def build_wheel(out: Path) -> dict[str, Any]:
     except OSError as error:
         raise _not_writable(out, error) from error
     with tempfile.TemporaryDirectory(prefix="supermachine-kernel-wheel-") as folder:
-        log("building the wheel")
-        built = frontend.build_wheel(python, PROJECT, Path(folder), os.environ)
+        log(f"building the wheel of {guest_set.name}")
+        built = frontend.build_wheel(python, PROJECT, Path(folder), {**os.environ, "SUPERMACHINE_SET": guest_set.name})
         report = _check(python, built)
         final = out / built.name
         try:
@@ -101,7 +112,7 @@ def _not_writable(path: Path, error: OSError) -> WheelError:
 
 
 def _check(python: Path, wheel: Path) -> dict[str, Any]:
-    """Install the wheel as pip does on the Mac, audit both, and let the module verify itself; what the wheel is."""
+    """Install the wheel as pip does on its machines, audit both, and let the module verify itself; what it is."""
     log("checking the wheel")
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "site"
@@ -123,7 +134,8 @@ def _check(python: Path, wheel: Path) -> dict[str, Any]:
     kept = ("set_digest", "origin", "kernel_release", "af_tsi", "assets")
     return {
         "version": manifest["version"],
-        "tag": TAG,
+        "set": manifest["set"],
+        "tag": content.tag,
         "size": wheel.stat().st_size,
         "sha256": content.sha256,
         **{name: manifest[name] for name in kept},
@@ -151,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_set(parser, default="this")
     parser.add_argument("--from-source", action="store_true", help="build the assets first (kernel-build/)")
     parser.add_argument(
         "--out", type=output_folder, default=PROJECT / "dist", help="where the wheel goes (default: dist/)"

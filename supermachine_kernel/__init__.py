@@ -1,11 +1,13 @@
-"""The guest side of the supermachine microVM runtime: kernel, init-oci, supermachine-agent and smpark.ko."""
+"""The guest side of the supermachine microVM runtime: the kernel and what runs beside it in a guest."""
 
 import sys
 
 from ._assets import (
     ASSETS,
+    BUSYBOX,
     INIT_OCI,
     KERNEL,
+    KNOWN_ASSETS,
     SMPARK_KO,
     SUPERMACHINE_AGENT,
     Asset,
@@ -15,7 +17,7 @@ from ._assets import (
     manifest,
     verify,
 )
-from ._package import LOADING, installed_version
+from ._package import LOADING, SETS, installed_version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     KERNEL_LEN: int
     INIT_OCI_BYTES: bytes
     INIT_OCI_LEN: int
+    BUSYBOX_BYTES: bytes
+    BUSYBOX_LEN: int
     SUPERMACHINE_AGENT_BYTES: bytes
     SUPERMACHINE_AGENT_LEN: int
     SMPARK_KO_BYTES: bytes
@@ -50,6 +54,9 @@ __version__ = installed_version()
 
 __all__ = [
     "ASSETS",
+    "BUSYBOX",
+    "BUSYBOX_BYTES",
+    "BUSYBOX_LEN",
     "INIT_OCI",
     "INIT_OCI_BYTES",
     "INIT_OCI_LEN",
@@ -78,6 +85,8 @@ __all__ = [
     "assets_dir",
     "ensure_assets",
     "extract_all_to",
+    "extract_busybox_to",
+    "extract_busybox_to_with_parents",
     "extract_init_oci_to",
     "extract_init_oci_to_with_parents",
     "extract_kernel_to",
@@ -102,6 +111,8 @@ if not TYPE_CHECKING:  # to a type checker it would say that every name is there
         """Make the names that cost something when they are used (PEP 562); errors and bytes are then kept."""
         if name == "__all__":
             return [each for each in _PUBLIC if hasattr(sys.modules[__name__], each)]
+        if name in _ELSEWHERE:
+            raise AttributeError(as_attribute(lambda: _of_another_set(name)))
         if name not in _PUBLIC:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         if name.endswith("Error"):
@@ -127,7 +138,7 @@ def _constant(name: str) -> object:
 
 
 def __dir__() -> "list[str]":
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), *_PUBLIC} - _ELSEWHERE.keys())
 
 
 def ensure_assets(directory: "Optional[StrPath]" = None, *, check: str = "record") -> "Path":
@@ -186,6 +197,16 @@ def extract_init_oci_to_with_parents(dest: "StrPath") -> None:
     INIT_OCI.extract_to(dest, parents=True)
 
 
+def extract_busybox_to(dest: "StrPath") -> None:
+    """Put busybox at `dest` with mode 0o755; the parent must exist. Errors: `Asset.extract_to`."""
+    BUSYBOX.extract_to(dest)
+
+
+def extract_busybox_to_with_parents(dest: "StrPath") -> None:
+    """Like `extract_busybox_to`, making missing parent folders."""
+    BUSYBOX.extract_to(dest, parents=True)
+
+
 def extract_supermachine_agent_to(dest: "StrPath") -> None:
     """Put supermachine-agent at `dest` with mode 0o755; the parent must exist. Errors: `Asset.extract_to`."""
     SUPERMACHINE_AGENT.extract_to(dest)
@@ -224,6 +245,25 @@ def _warn_deprecated(old: str, new: str) -> None:
 
     warnings.warn(f"{old} is deprecated; use {new}", DeprecationWarning, stacklevel=3)
 
+
+def _names_of(asset: Asset) -> "list[str]":
+    """The public names of an asset; the deprecated ones, as in the crate, are of the sets that have an init-oci."""
+    prefix = asset.prefix
+    extract = f"extract_{prefix.lower()}_to"
+    names = [prefix, f"{prefix}_BYTES", f"{prefix}_LEN", extract, f"{extract}_with_parents"]
+    return [*names, "extract_to", "extract_to_with_parents"] if asset is INIT_OCI else names
+
+
+def _of_another_set(name: str) -> str:
+    asset = _ELSEWHERE[name].name
+    having = " and ".join(guest_set for guest_set, names in SETS.items() if asset in names) or "no other"
+    return f"module {__name__!r} has no {name!r}: {asset} is in the asset set {having}, and this is {manifest()['set']}"
+
+
+_ELSEWHERE = {name: asset for asset in KNOWN_ASSETS if asset not in ASSETS for name in _names_of(asset)}
+"""The names that another set's wheel has and this one has not."""
+for _name in _ELSEWHERE:
+    globals().pop(_name, None)
 
 if hasattr(__spec__.loader, "archive"):
     # The archive may be replaced or removed while the process runs, and its name may be relative to a folder that the

@@ -35,14 +35,14 @@ GOOD, NOT_GOOD = 0, 1
 
 _DESCRIPTION = """\
 The guest side of the supermachine microVM runtime, as files to hand to a VMM or
-to ship in an app: Linux kernel, init-oci, supermachine-agent and smpark.ko."""
+to ship in an app: a Linux kernel, and what runs beside it in the guest."""
 
 _EPILOG = f"""\
 examples:
   {PROGRAM} info                  what is installed
   {PROGRAM} path kernel           where the kernel is, for a script
-  {PROGRAM} extract build/guest   all four files into a folder
-  {PROGRAM} bundle MyApp.app      all four into an app; sign it after
+  {PROGRAM} extract build/guest   all files into a folder
+  {PROGRAM} bundle MyApp.app      all of them into an app; sign it after
   {PROGRAM} verify MyApp.app      are they still the right ones?
   {PROGRAM} doctor                what is wrong here, and what to do
 

@@ -1,8 +1,8 @@
-"""The four assets: the table of what each one is, and the object that hands it out."""
+"""The assets: the table of what each one is, which of them are here, and the object that hands one out."""
 
 import os
 
-from ._package import ASSETS_DIRECTORY, DIRECTORY, LOADING, MANIFEST, START_AGAIN, archive
+from ._package import ASSETS_DIRECTORY, DIRECTORY, LOADING, MANIFEST, SETS, START_AGAIN, archive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,12 +14,9 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-SET = "aarch64"
-"""The asset set this version knows: the guest architecture, as the kernel build names it."""
-
 
 class Asset:
-    """One file of the asset set: a row of the table, and the file behind it.
+    """One file of an asset set: a row of the table, and the file behind it.
 
     `name` is the file's name, `mode` its permission bits (0o755 or 0o644). `prefix` is what its public names
     begin with, `kind` says which proof a build asks of it ("kernel", "program" or "module"), `licence` is its SPDX
@@ -145,6 +142,15 @@ INIT_OCI = Asset(
     variable="SUPERMACHINE_INIT_OCI_PATH",
     sizes=(4 << 10, 32 << 20),
 )
+BUSYBOX = Asset(
+    "busybox",
+    "BUSYBOX",
+    kind="program",
+    mode=0o755,
+    licence="GPL-2.0-only",
+    variable="SUPERMACHINE_BUSYBOX_PATH",
+    sizes=(4 << 10, 32 << 20),
+)
 SUPERMACHINE_AGENT = Asset(
     "supermachine-agent",
     "SUPERMACHINE_AGENT",
@@ -163,19 +169,33 @@ SMPARK_KO = Asset(
     variable="SUPERMACHINE_SMPARK_KO_PATH",
     sizes=(1 << 10, 4 << 20),
 )
-ASSETS = (KERNEL, INIT_OCI, SUPERMACHINE_AGENT, SMPARK_KO)
+KNOWN_ASSETS = (KERNEL, INIT_OCI, BUSYBOX, SUPERMACHINE_AGENT, SMPARK_KO)
+"""Those of every set."""
+
+
+def _assets_here() -> "tuple[Asset, ...]":
+    """The assets of the set that the manifest names; where it names none, those of every set."""
+    try:
+        names = SETS[MANIFEST["set"]]  # type: ignore[index]
+        return tuple(asset for asset in KNOWN_ASSETS if asset.name in names)
+    except (TypeError, KeyError):  # no manifest, or a damaged one
+        return KNOWN_ASSETS
+
+
+ASSETS = _assets_here()
+"""Those of the set that is installed."""
 
 
 def manifest() -> "dict[str, Any]":
     """The manifest of this installation. Raises AssetMissingError where there is none, AssetError for a damaged one."""
-    if is_manifest(MANIFEST):
+    if MANIFEST is not None and is_manifest(MANIFEST):
         return MANIFEST
     with LOADING:
         from ._errors import AssetError, AssetMissingError
     if MANIFEST is None:
         raise AssetMissingError(ASSETS_DIRECTORY, "the assets of an installed wheel", "none", _how_to_reinstall())
     path = os.path.join(DIRECTORY, "_manifest.py")
-    raise AssetError(path, "the manifest of the four assets", "a damaged one", _how_to_reinstall())
+    raise AssetError(path, "the manifest of the assets", "a damaged one", _how_to_reinstall())
 
 
 _FIELDS = {
@@ -192,8 +212,10 @@ _ASSET_FIELDS = {"size": int, "sha256": str, "mode": int}
 
 
 def is_manifest(found: "Any") -> bool:
-    """Whether every field of a manifest is there, each of its type; more may be there too."""
-    return _has(found, _FIELDS) and all(_has(found["assets"].get(asset.name), _ASSET_FIELDS) for asset in ASSETS)
+    """Whether every field of a manifest is there, each of its type, for a set that is known; more may be there too."""
+    if not _has(found, _FIELDS) or found["set"] not in SETS:
+        return False
+    return all(_has(found["assets"].get(name), _ASSET_FIELDS) for name in SETS[found["set"]])
 
 
 def _has(found: "Any", fields: "dict[str, type]") -> bool:
@@ -201,7 +223,7 @@ def _has(found: "Any", fields: "dict[str, type]") -> bool:
 
 
 def assets_dir() -> "Path":
-    """The flat folder with all four assets, as `supermachine::AssetPaths::from_dir` takes it.
+    """The flat folder with all assets, as `supermachine::AssetPaths::from_dir` takes it.
 
     Raises AssetMissingError, AssetError or AssetInArchiveError for the first asset that is not as it should be.
     """
@@ -210,9 +232,9 @@ def assets_dir() -> "Path":
 
 
 def extract_all_to(directory: "StrPath") -> "Path":
-    """Put all four assets into `directory`, made with its parents where missing; return that folder.
+    """Put all assets into `directory`, made with its parents where missing; return that folder.
 
-    All four are written before the first replaces a file there, each in one step, and its content is on disk before
+    All of them are written before the first replaces a file there, each in one step, and its content is on disk before
     it gets its name. Temporary files that killed writers left there more than an hour ago are deleted. Raises as
     `Asset.extract_to` does.
     """

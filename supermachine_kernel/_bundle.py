@@ -108,7 +108,8 @@ def check(folder: "Path", *, quick: bool = False) -> "dict[str, Optional[AssetEr
     path = folder / RECEIPT
     if os.path.lexists(path):
         receipt, findings[RECEIPT] = _read_receipt(path)
-        expected = receipt or expected
+        if receipt is not None and receipt["set"] == expected["set"]:
+            expected = receipt
     with open_folder(str(folder), str(folder)) as opened:
         if quick and RECEIPT not in findings and is_proven(opened):
             return dict.fromkeys(asset.name for asset in ASSETS)

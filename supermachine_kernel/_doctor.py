@@ -10,6 +10,7 @@ from ._bundle import mismatch
 from ._ensure import default_directory
 from ._errors import AssetError, DestinationError, LockstepError, SupermachineKernelError
 from ._folder import open_folder
+from ._host import look_at_host
 from ._installation import DESCRIPTIONS, how_to_install, installation_kind
 from ._lockstep import release_of, require_version
 from ._package import DIRECTORY, installed_version
@@ -43,33 +44,11 @@ def examine() -> "Iterator[Finding]":
 
 
 def _platform() -> Finding:
-    import platform
-
-    subject, machine = "platform", platform.machine()
-    if sys.platform != "darwin":
-        # The wheel is used here too: to check, extract and bundle.
-        cure = "run microVMs on macOS 11 or later on Apple Silicon; here the files can be checked and staged"
-        return Finding(subject, WARN, f"{platform.system()} on {machine}: no host for the microVMs", cure)
-    version = platform.mac_ver()[0]
-    if _is_translated():
-        cure = "use an arm64 (or universal2) Python, and not a terminal that runs under Rosetta"
-        return Finding(subject, BAD, f"macOS {version}, this Python translated by Rosetta", cure)
-    if machine != "arm64":
-        return Finding(subject, BAD, f"macOS {version} on {machine}", "use a Mac with Apple Silicon")
-    if int(version.partition(".")[0] or 0) < 11:
-        return Finding(subject, BAD, f"macOS {version} on {machine}", "update to macOS 11 or later")
-    return Finding(subject, OK, f"macOS {version} on {machine}")
-
-
-def _is_translated() -> bool:
-    """Whether Rosetta runs this process: sysctl.proc_translated is 1 then, and unknown on an Intel Mac."""
-    import subprocess
-
-    command = ["/usr/sbin/sysctl", "-in", "sysctl.proc_translated"]
     try:
-        return subprocess.run(command, capture_output=True, check=False).stdout.strip() == b"1"
-    except OSError:
-        return False
+        guest_set = manifest()["set"]
+    except AssetError:  # the assets' own findings say so
+        guest_set = None
+    return Finding("platform", *look_at_host(guest_set))
 
 
 def _python() -> Finding:

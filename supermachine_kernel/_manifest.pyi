@@ -1,3 +1,4 @@
 from typing import Any
 
 MANIFEST: dict[str, Any]
+SETS: dict[str, tuple[str, ...]]

@@ -8,12 +8,16 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Optional
 
+MANIFEST: "Optional[dict[str, Any]]"
+SETS: "dict[str, tuple[str, ...]]"
 try:
-    from ._manifest import MANIFEST as MANIFEST
+    from . import _manifest
+
+    MANIFEST, SETS = getattr(_manifest, "MANIFEST", {}), getattr(_manifest, "SETS", {})
 except ImportError:  # a source checkout, or an editable install that found no assets
-    MANIFEST = None  # type: ignore[assignment]
+    MANIFEST, SETS = None, {}
 except Exception:  # a damaged file: whoever asks for the manifest is told, not whoever imports this package
-    MANIFEST = {}
+    MANIFEST, SETS = {}, {}
 
 try:
     DIRECTORY = os.path.dirname(os.path.abspath(__file__))

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
+SET = "aarch64"
+"""The set that a test is run with which would say the same of any: tests/support/sets.py has it for the tests."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -26,6 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for variable in [name for name in os.environ if name.startswith("SUPERMACHINE_") and "_TEST_" not in name]:
         if variable != "SUPERMACHINE_BUILD_CACHE":
             del os.environ[variable]
+    os.environ["SUPERMACHINE_SET"] = SET
     installed = os.environ["SUPERMACHINE_TEST_INSTALLED"]
     os.environ["PYTHONPATH"] = installed
     sys.path[:0] = [installed, str(PROJECT)]
@@ -43,7 +46,7 @@ def _prepare(config: pytest.Config) -> None:
     folder = tempfile.TemporaryDirectory(prefix="supermachine-kernel-test-")
     config.add_cleanup(folder.cleanup)
     wheels, site = Path(folder.name) / "wheels", Path(folder.name) / "site"
-    command = [sys.executable, str(PROJECT / "scripts" / "wheel.py"), "--out", str(wheels)]
+    command = [sys.executable, str(PROJECT / "scripts" / "wheel.py"), "--set", SET, "--out", str(wheels)]
     if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
         pytest.exit("there is no wheel to test; python3 scripts/test.py makes what it needs", returncode=1)
     (wheel,) = wheels.glob("*.whl")
@@ -75,7 +78,7 @@ def installed() -> Path:
 @pytest.fixture(scope="session")
 def built_set() -> Path:
     """The folder with the four files as the kernel build left them, and their build-info.json."""
-    folder = PROJECT / "kernel-build" / "out" / "aarch64"
+    folder = PROJECT / "kernel-build" / "out" / SET
     if not (folder / "build-info.json").is_file():
         pytest.fail(f"{folder}: not built; run bash kernel-build/scripts/build.sh, or python3 scripts/test.py")
     return folder

@@ -20,13 +20,11 @@ from setuptools.command.editable_wheel import editable_wheel
 from setuptools.command.egg_info import egg_info
 from setuptools.command.sdist import sdist
 
-from supermachine_kernel._assets import SET
-
 from .audit.expected import licence_files, module_files
 from .errors import BuildError
 from .file_lock import file_lock
 from .frontend import ERROR_FILE
-from .guest_sets import wheel_row
+from .guest_sets import chosen_set, wheel_row
 from .lock import read_lock
 from .paths import PROJECT
 from .wheel import package_data
@@ -63,7 +61,7 @@ class AssetDistribution(Distribution):
     def verify(self, source: Source) -> VerifiedSet:
         """Verify `source`, and take its version before a command has written one anywhere. Raises BuildError."""
         print(f"assets: the {source.kind} in {source.folders}", file=sys.stderr)
-        verified = verify_set(source, read_lock(PROJECT).set(SET))
+        verified = verify_set(source, read_lock(PROJECT).set(source.guest_set.name))
         self.metadata.version = verified.version
         return verified
 
@@ -128,7 +126,9 @@ class BdistWheel(bdist_wheel):
     distribution: AssetDistribution
 
     def get_tag(self) -> tuple[str, str, str]:
-        return ("py3", "none", "any" if self.distribution.editable else wheel_row().platform_tag)
+        if self.distribution.editable:
+            return ("py3", "none", "any")
+        return ("py3", "none", wheel_row(self.distribution.assets.guest_set.name).platform_tag)
 
     def finalize_options(self) -> None:
         """Verify the set first: its version names the wheel and its .dist-info."""
@@ -202,7 +202,7 @@ def _refuse_links_out(names: Iterable[str]) -> None:
 
 def _refuse_sdist_elsewhere() -> None:
     """Refuse to build on another platform: pip could not install the wheel there, and its error would not say why."""
-    row, from_sdist = wheel_row(), (PROJECT / "PKG-INFO").is_file()
+    row, from_sdist = wheel_row(chosen_set(os.environ).name), (PROJECT / "PKG-INFO").is_file()
     at_home = (sys.platform, platform.machine()) in row.machines
     if from_sdist and not at_home and os.environ.get("SUPERMACHINE_CROSS_BUILD") != "1":
         expected = f"{row.machines_text}, where the wheel can be installed"

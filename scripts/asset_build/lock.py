@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from supermachine_kernel._assets import ASSETS, SET
 from supermachine_kernel._version import VERSION
 
 from .digests import set_digest
 from .errors import BuildError, describe
+from .guest_sets import GUEST_SETS
 
 LOCK_NAME = "assets.lock.json"
 FORMAT = 1
@@ -53,7 +53,7 @@ class Lock:
     version: str
     sets: Mapping[str, LockedSet]
 
-    def set(self, name: str = SET) -> Optional[LockedSet]:
+    def set(self, name: str) -> Optional[LockedSet]:
         """The locked set of this source's own version, or None: a lock of another version locks nothing."""
         return self.sets.get(name) if self.version == VERSION else None
 
@@ -114,11 +114,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse_set(name: str, value: Any) -> LockedSet:
+    if name not in GUEST_SETS:
+        raise ValueError(f"the set {name!r}, and there are {', '.join(GUEST_SETS)}")
     assets = {
         asset.name: LockedAsset(
             unpacked=_parse_file(value["assets"][asset.name]), packed=_parse_file(value["assets"][asset.name]["xz"])
         )
-        for asset in ASSETS
+        for asset in GUEST_SETS[name].assets
     }
     build = value.get("build")
     if build is not None and not isinstance(build, dict):

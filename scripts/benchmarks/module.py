@@ -116,7 +116,7 @@ def module(rounds: int) -> list[Figure]:
     python = environments.ensure("build")
     took: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="supermachine-kernel-bench-") as folder:
-        report = checked_wheel(Path(folder))
+        report = checked_wheel(Path(folder), "aarch64")
         site = Path(folder, "site")
         install(python, Path(report["wheel"]), site)
         _steps(python, site, Path(folder, "unmeasured"))  # compiles the module's bytecode

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from scripts.asset_build.guest_sets import wheel_row
 from scripts.benchmarks.figure import BenchError
 from scripts.machine import environments
 from scripts.machine.cache import cache_home, locked
@@ -64,7 +65,15 @@ def _fetch_wheel(folder: Path) -> Path:
     requirement.write_text(f"{WHEEL} --hash=sha256:{SHA256}\n", encoding="utf-8")
     python = environments.ensure("build")
     command = [str(python), "-I", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += ["--platform", "macosx_11_0_arm64", "--require-hashes", "--dest", str(folder), "-r", str(requirement)]
+    command += [
+        "--platform",
+        wheel_row("aarch64").platform_tag,
+        "--require-hashes",
+        "--dest",
+        str(folder),
+        "-r",
+        str(requirement),
+    ]
     inside = environments.variables(python)
     done = subprocess.run(command, env=inside, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,10 +1,30 @@
-"""The types of arguments that name files and folders, for argparse: what is wrong with one is a line of usage."""
+"""Arguments that several programs take, for argparse: what is wrong with one is a line of usage."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import stat
 from pathlib import Path
+
+from ..asset_build.guest_sets import GUEST_SETS, chosen_set
+
+
+def add_set(parser: argparse.ArgumentParser, *, default: str) -> None:
+    """Add `--set`, a guest set or "all"; `default` is "this" (the set of this machine) or "all"."""
+    told = "that of this machine" if default == "this" else "all"
+    help_text = f"the guest set, or all of them (default: SUPERMACHINE_SET, else {told})"
+    parser.add_argument("--set", dest="guest_set", choices=[*GUEST_SETS, "all"], help=help_text)
+    parser.set_defaults(default_set=default)
+
+
+def chosen_name(options: argparse.Namespace) -> str:
+    """The set that `--set` names, or "all". Raises BuildError for a wrong SUPERMACHINE_SET."""
+    if options.guest_set:
+        return str(options.guest_set)
+    if options.default_set == "all" and not os.environ.get("SUPERMACHINE_SET"):
+        return "all"
+    return chosen_set(os.environ).name
 
 
 def existing_file(text: str) -> Path:

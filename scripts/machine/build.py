@@ -17,19 +17,19 @@ from .program import log
 BUILD_SCRIPT = "kernel-build/scripts/build.sh"
 
 
-def build_assets() -> None:
-    """Build the four assets of kernel-build/ from source; a set that was built before comes out of the cache.
+def build_assets(guest_set: str) -> None:
+    """Build the assets of one set from source (kernel-build/); a set that was built before comes out of the cache.
 
     Raises WheelError.
     """
-    log("building the assets from source")
+    log(f"building the assets of {guest_set} from source")
     done = _run_build_script(stdout=2)
     if done.returncode:
         raise WheelError(BUILD_SCRIPT, "to succeed", f"exit status {done.returncode}", "its message is above")
 
 
-def inputs_digest() -> str:
-    """The digest, in hexadecimal, of all that the assets are built from. Raises WheelError."""
+def inputs_digest(guest_set: str) -> str:
+    """The digest, in hexadecimal, of all that the assets of a set are built from. Raises WheelError."""
     done = _run_build_script("--print-digest", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     digest = done.stdout.strip()
     if done.returncode or len(digest) != 64:
@@ -47,9 +47,9 @@ def _run_build_script(*options: str, stdout: int, stderr: int | None = None) -> 
         raise WheelError("bash", "a program that can be run", found, cure) from error
 
 
-def checked_wheel(out: Path) -> dict[str, Any]:
-    """Run scripts/wheel.py, which builds the wheel into `out` and checks it; its report. Raises WheelError."""
-    command = [sys.executable, str(PROJECT / "scripts" / "wheel.py"), "--json", "--out", str(out)]
+def checked_wheel(out: Path, guest_set: str) -> dict[str, Any]:
+    """Run scripts/wheel.py, which builds the wheel of a set into `out` and checks it; its report. Raises WheelError."""
+    command = [sys.executable, str(PROJECT / "scripts" / "wheel.py"), "--set", guest_set, "--json", "--out", str(out)]
     inside = without_pythons_own(os.environ)
     done = subprocess.run(command, env=inside, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:

@@ -15,7 +15,7 @@ import yaml
 from sybil import Document, Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
-from scripts.machine.install import AS_ON_A_MAC_VARIABLES
+from tests.support.mac import AS_ON_A_MAC_VARIABLES
 
 DOCUMENTS = sorted(path.name for path in (Path(__file__).parents[2] / "docs").glob("*.md"))
 

@@ -20,11 +20,11 @@ import pytest
 from scripts.asset_build.fetch.xz import pack
 from scripts.asset_build.lock import LockedAsset, LockedSet
 from scripts.asset_build.release_layout import release_folder
-from supermachine_kernel._assets import SET
 from supermachine_kernel._version import VERSION
 from tests.support import faults_page, nginx
 from tests.support.faults_page import injects
 from tests.support.faulty import Answer, Reply, Request, cut, serve
+from tests.support.sets import SET
 from tests.support.small_release import (
     FOUR,
     HALF,

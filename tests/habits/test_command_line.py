@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 
 from supermachine_kernel import _output
+from supermachine_kernel._assets import ASSETS, KNOWN_ASSETS
 from supermachine_kernel._doctor import examine
 from supermachine_kernel._installation import DESCRIPTIONS
 from tests.support import child
@@ -92,7 +93,9 @@ def test_the_schema_knows_every_command_form_and_finding(schema: dict[str, Any])
     assert commands - {"failure"} == {arguments[0] for arguments in COMMANDS}
     assert set(schema["$defs"]["installation"]["enum"]) == set(DESCRIPTIONS)
     finding = schema["$defs"]["doctor"]["properties"]["findings"]["items"]["properties"]
-    assert finding["subject"]["enum"] == [found.subject for found in examine()]
+    of_other_sets = {asset.name for asset in KNOWN_ASSETS} - {asset.name for asset in ASSETS}
+    assert set(finding["subject"]["enum"]) == {found.subject for found in examine()} | of_other_sets
+    assert schema["$defs"]["name"]["enum"] == [asset.name for asset in KNOWN_ASSETS]
     assert schema["properties"]["format"]["const"] == _output.FORMAT
 
 

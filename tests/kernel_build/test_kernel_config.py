@@ -6,7 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from scripts.asset_build.wheel.verifiers.kernel import embedded_config
+from scripts.asset_build.wheel.verifiers.kernel_facts import embedded_config
 from tests.support import debian
 
 LEFT_OUT = {

@@ -20,7 +20,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import supermachine_kernel
-from supermachine_kernel import ASSETS, MANIFEST, _installation
+from supermachine_kernel import MANIFEST, _installation
+from supermachine_kernel._assets import ASSETS, KNOWN_ASSETS
 from supermachine_kernel._installation import DESCRIPTIONS
 from tests.support import child, disk
 
@@ -106,7 +107,9 @@ def test_without_a_manifest_every_asset_is_bad(module_copy: Path) -> None:
     (module_copy / "supermachine_kernel" / "_manifest.py").unlink()
     status, found = doctor(module_copy)
     assert status == 1
-    assert {subject for subject, finding in found.items() if finding["status"] == "bad"} == {a.name for a in ASSETS}
+    assert {subject for subject, finding in found.items() if finding["status"] == "bad"} == {
+        a.name for a in KNOWN_ASSETS
+    }
 
 
 @pytest.mark.parametrize(("af_tsi", "status", "said"), [(True, "ok", "with AF_TSI"), (False, "warn", "without AF_TSI")])

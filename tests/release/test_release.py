@@ -17,15 +17,15 @@ from typing import Any
 import pytest
 
 from scripts.asset_build.errors import BuildError
-from scripts.asset_build.guest_sets import wheel_row
 from scripts.asset_build.lock import LOCK_NAME, LockedSet, read_lock_file
 from scripts.asset_build.release_layout import SUMS_NAME, packed_name, release_folder
 from scripts.asset_build.wheel.sources import Source
 from scripts.asset_build.wheel.verify import verify_set
-from supermachine_kernel._assets import ASSETS, SET
+from supermachine_kernel._assets import ASSETS
 from supermachine_kernel._version import VERSION
 from tests.support import disk, nginx
 from tests.support.faulty import serve
+from tests.support.sets import GUEST_SET, PLATFORM_TAG, SET
 
 pytestmark = pytest.mark.slow
 
@@ -316,7 +316,7 @@ def test_the_same_wheel_from_the_release_the_tree_and_a_folder(
     assert len({report["sha256"] for report in reports.values()}) == 1, reports
     for report in reports.values():
         assert (report["version"], report["origin"]) == (VERSION, "release")
-        assert Path(report["wheel"]).name == f"supermachine_kernel-{VERSION}-py3-none-{wheel_row().platform_tag}.whl"
+        assert Path(report["wheel"]).name == f"supermachine_kernel-{VERSION}-py3-none-{PLATFORM_TAG}.whl"
 
 
 def test_other_files_are_a_custom_build(
@@ -337,10 +337,10 @@ def test_release_files_that_change_on_the_way_stop_the_build(staged: Staged, bui
     files = {name: tmp_path / name for name in PACKED}
     for name, path in files.items():
         path.write_bytes((built_set / name).read_bytes())
-    assert verify_set(Source("release", files), staged.locked).digest == staged.locked.digest
+    assert verify_set(Source(GUEST_SET, "release", files), staged.locked).digest == staged.locked.digest
     files["kernel"].write_bytes(files["kernel"].read_bytes()[:-1])
     with pytest.raises(BuildError, match="found others: they were changed since; build again"):
-        verify_set(Source("release", files), staged.locked)
+        verify_set(Source(GUEST_SET, "release", files), staged.locked)
 
 
 def test_a_terminal_gets_a_bar(staged: Staged, project: Path, tmp_path: Path) -> None:

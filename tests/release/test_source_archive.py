@@ -16,6 +16,7 @@ import pytest
 
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.release import source_archive
+from tests.support.sets import GUEST_SET
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +25,7 @@ NO_OVERRIDE: dict[str, str] = {}
 
 @pytest.fixture(scope="module")
 def archive(built_set: Path, project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return source_archive.write(tmp_path_factory.mktemp("source"), project, NO_OVERRIDE)
+    return source_archive.write(tmp_path_factory.mktemp("source"), GUEST_SET, project, NO_OVERRIDE)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,9 @@ def test_the_command_makes_the_same_archive_again(archive: Path, project: Path, 
 def test_a_set_without_a_record_has_no_source(built_set: Path, unlocked_checkout: Path, tmp_path: Path) -> None:
     shutil.copytree(built_set, tmp_path / "set", ignore=shutil.ignore_patterns("build-info.json"))
     with pytest.raises(BuildError, match=r"the set: expected the record of its build"):
-        source_archive.write(tmp_path / "out", unlocked_checkout, {"SUPERMACHINE_ASSETS_DIR": str(tmp_path / "set")})
+        source_archive.write(
+            tmp_path / "out", GUEST_SET, unlocked_checkout, {"SUPERMACHINE_ASSETS_DIR": str(tmp_path / "set")}
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -128,11 +131,11 @@ def test_a_set_built_from_a_folder_has_no_source_archive(build: dict[str, Any], 
 
 def test_a_checkout_that_has_changed_since_is_refused(build: dict[str, Any], copy_of_checkout: Path) -> None:
     tarball = source_archive._find_tarball(build, copy_of_checkout)
-    source_archive._verify_inputs(build, copy_of_checkout, tarball)
+    source_archive._verify_inputs(GUEST_SET, build, copy_of_checkout, tarball)
     with (copy_of_checkout / "kernel-build" / "init-oci" / "init-oci.c").open("a") as file:
         file.write("/* later */\n")
     with pytest.raises(BuildError, match=f"expected the inputs {build['inputs_sha256']} .* build the set again"):
-        source_archive._verify_inputs(build, copy_of_checkout, tarball)
+        source_archive._verify_inputs(GUEST_SET, build, copy_of_checkout, tarball)
 
 
 def test_nothing_is_left_of_an_archive_that_failed(
@@ -143,7 +146,7 @@ def test_nothing_is_left_of_an_archive_that_failed(
 
     monkeypatch.setattr(source_archive, "write_tar", broken)
     with pytest.raises(OSError, match="No space left"):
-        source_archive.write(tmp_path, project, NO_OVERRIDE)
+        source_archive.write(tmp_path, GUEST_SET, project, NO_OVERRIDE)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 from scripts.machine.cache import cache_home
-from scripts.machine.install import AS_ON_A_MAC_VARIABLES
+from tests.support.mac import AS_ON_A_MAC_VARIABLES
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 MODES = {"kernel": 0o644, "init-oci": 0o755, "supermachine-agent": 0o755, "smpark.ko": 0o644}

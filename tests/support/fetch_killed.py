@@ -19,11 +19,12 @@ from scripts.asset_build.digests import file_sha256
 from scripts.asset_build.fetch import cache
 from scripts.asset_build.fetch import locked_files as release
 from scripts.asset_build.lock import LockedSet, read_lock_file
+from tests.support.sets import SET
 
 
 def main() -> None:
     lock, seed, count, longest = sys.argv[1:]
-    locked = read_lock_file(Path(lock)).set()
+    locked = read_lock_file(Path(lock)).set(SET)
     assert locked is not None
     chance = random.Random(int(seed))
     folder = cache.cache_folder(os.environ)

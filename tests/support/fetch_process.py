@@ -11,11 +11,12 @@ from scripts.asset_build.digests import file_sha256
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.fetch import locked_files as release
 from scripts.asset_build.lock import read_lock_file
+from tests.support.sets import SET
 
 
 def main() -> int:
     """The exit status: 0 all files are there, 1 the line on standard error says why not."""
-    locked = read_lock_file(Path(sys.argv[1])).set()
+    locked = read_lock_file(Path(sys.argv[1])).set(SET)
     assert locked is not None
     if "--as-nobody" in sys.argv and os.geteuid() == 0:  # modes do not bind root
         from scripts.asset_build.fetch import missing_files  # noqa: F401  it lies where nobody may not read

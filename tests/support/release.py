@@ -10,8 +10,9 @@ from pathlib import Path
 
 from scripts.asset_build.lock import LOCK_NAME, Lock, LockedAsset, LockedFile, LockedSet, format_lock
 from scripts.machine import environments
-from supermachine_kernel._assets import ASSETS, SET
+from supermachine_kernel._assets import ASSETS
 from supermachine_kernel._version import VERSION
+from tests.support.sets import SET
 
 
 def lock_set(checkout: Path, assets: Path) -> None:

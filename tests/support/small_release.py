@@ -19,9 +19,10 @@ from scripts.asset_build.fetch.locked_files import fetch
 from scripts.asset_build.fetch.xz import pack
 from scripts.asset_build.lock import Lock, LockedAsset, LockedFile, LockedSet, format_lock
 from scripts.asset_build.release_layout import packed_name, release_folder
-from supermachine_kernel._assets import ASSETS, SET
+from supermachine_kernel._assets import ASSETS
 from supermachine_kernel._version import VERSION
 from tests.support.faulty import FaultyHost, Reply, Request, serve
+from tests.support.sets import SET
 
 PROJECT = Path(__file__).resolve().parents[2]
 QUICK = Limits(connect=2, silence=0.5, total=6, tries=3, backoff=0.02, longest_wait=1.5)

@@ -15,16 +15,16 @@ import pytest
 from scripts.asset_build.audit.chain import audit
 from scripts.asset_build.audit.errors import AuditError
 from scripts.asset_build.digests import set_digest
-from scripts.asset_build.guest_sets import wheel_row
 from scripts.asset_build.paths import PROJECT
 from scripts.asset_build.wheel.archive import compress, record_of, wheel_archive
 from scripts.asset_build.wheel.sbom import format_sbom, serial_number
 from supermachine_kernel._version import VERSION
+from tests.support.sets import PLATFORM_TAG
 
 Members = dict[str, bytes]
 Tamper = Callable[[Members], Members]
 
-TAG = f"py3-none-{wheel_row().platform_tag}"
+TAG = f"py3-none-{PLATFORM_TAG}"
 UNLOCKED = Path(__file__).parents[1] / "fixtures" / "unlocked.json"
 """A lock that locks nothing: for what is done to a custom wheel, whether or not its files are the release by now."""
 KERNEL = "supermachine_kernel/assets/kernel"

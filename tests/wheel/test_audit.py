@@ -19,9 +19,10 @@ from scripts.asset_build.audit.errors import AuditError
 from scripts.asset_build.lock import LOCK_NAME, Lock, LockedAsset, LockedFile, LockedSet, format_lock
 from scripts.asset_build.paths import PROJECT
 from scripts.machine import environments
-from supermachine_kernel._assets import ASSETS, SET
+from supermachine_kernel._assets import ASSETS
 from supermachine_kernel._version import VERSION
 from tests.support import checkout
+from tests.support.sets import SET
 from tests.support.wheels import (
     INIT_OCI,
     KERNEL,

@@ -18,10 +18,10 @@ import pytest
 
 from scripts.asset_build.audit.chain import audit
 from scripts.asset_build.audit.installed import _SCRIPTS, _SHEBANG
-from scripts.asset_build.guest_sets import wheel_row
 from scripts.asset_build.lock import LOCK_NAME
 from scripts.asset_build.paths import PROJECT
 from scripts.asset_build.wheel.archive import record_fields
+from tests.support.sets import PLATFORM_TAG
 from tests.support.wheels import INIT_OCI, KERNEL, broken_link, flipped
 
 pytestmark = pytest.mark.slow  # each opens a whole wheel
@@ -329,7 +329,7 @@ def test_what_pip_and_uv_install_into_an_environment_holds(tool: str, wheel: Pat
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv/bin/python"
     (site,) = (tmp_path / "venv/lib").glob("python*/site-packages")
-    renamed = tmp_path / wheel.name.replace(wheel_row().platform_tag, "any")
+    renamed = tmp_path / wheel.name.replace(PLATFORM_TAG, "any")
     shutil.copy(wheel, renamed)  # an installer takes the tag from the name
     start = [str(python), "-m", "pip"] if tool == "pip" else [sys.executable, "-m", "uv", "pip"]
     options = ["--no-index", "--no-deps", *(["--python", str(python), "--compile-bytecode"] if tool == "uv" else [])]

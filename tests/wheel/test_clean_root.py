@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.machine.install import AS_ON_A_MAC, AS_ON_A_MAC_VARIABLES
 from tests.support import clean_root, dockerfile
 from tests.support.examples import EXAMPLES, assert_is_the_set, digests_in
+from tests.support.mac import AS_ON_A_MAC, AS_ON_A_MAC_VARIABLES
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import pytest
 
-from scripts.asset_build.guest_sets import wheel_row
 from scripts.machine import environments
-from scripts.machine.install import AS_ON_A_MAC
 from supermachine_kernel._version import VERSION
 from tests.support import checkout, index, release
+from tests.support.mac import AS_ON_A_MAC
+from tests.support.sets import PLATFORM_TAG
 
 pytestmark = pytest.mark.slow  # a server, and uploads to it
 
@@ -132,7 +132,7 @@ def installed_in(target: Path) -> list[str]:
 
 def test_what_is_published_is_a_release(files: Files) -> None:
     """An index takes no local version; twine's own check finds nothing either."""
-    assert files.wheel.name == f"supermachine_kernel-{VERSION}-py3-none-{wheel_row().platform_tag}.whl"
+    assert files.wheel.name == f"supermachine_kernel-{VERSION}-py3-none-{PLATFORM_TAG}.whl"
     assert files.sdist.name == f"supermachine_kernel-{VERSION}.tar.gz"
     good(index.run([sys.executable, "-m", "twine", "check", "--strict", str(files.wheel), str(files.sdist)]))
 
@@ -196,7 +196,7 @@ def test_uv_elsewhere_leaves_the_kernel_out_and_says_what_it_is_for(url: str, tm
     asked = ("--python-platform", platform, "--target", tmp_path)
     said = refused(uv(url, "pip install", *asked, "supermachine-kernel"))
     assert f"supermachine-kernel=={VERSION} has no wheels with a matching platform tag" in said
-    assert f"on the following platform: `{wheel_row().platform_tag}`" in said
+    assert f"on the following platform: `{PLATFORM_TAG}`" in said
     assert " + supermachine-kernel" not in good(uv(url, "pip install", *asked, f"supermachine=={VERSION}"))
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.asset_build.errors import BuildError
+from scripts.asset_build.guest_sets import GUEST_SETS
 from scripts.asset_build.lock import (
     LOCK_NAME,
     Lock,
@@ -22,8 +23,9 @@ from scripts.asset_build.lock import (
     read_lock,
     read_lock_file,
 )
-from supermachine_kernel._assets import ASSETS, SET
+from supermachine_kernel._assets import ASSETS
 from supermachine_kernel._version import VERSION
+from tests.support.sets import SET
 
 digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
 files = st.builds(LockedFile, st.integers(0, 2**50), digests)
@@ -38,14 +40,17 @@ builds = st.none() | st.dictionaries(st.text(), json_values, max_size=3)
 
 def sets(name: str) -> st.SearchStrategy[LockedSet]:
     return st.builds(
-        LockedSet, st.just(name), st.fixed_dictionaries({asset.name: assets for asset in ASSETS}), build=builds
+        LockedSet,
+        st.just(name),
+        st.fixed_dictionaries({asset.name: assets for asset in GUEST_SETS[name].assets}),
+        build=builds,
     )
 
 
 locks = st.builds(
     Lock,
     st.text(),
-    st.lists(st.text(min_size=1), max_size=2, unique=True).flatmap(
+    st.lists(st.sampled_from([*GUEST_SETS]), max_size=2, unique=True).flatmap(
         lambda names: st.fixed_dictionaries({name: sets(name) for name in names})
     ),
 )
@@ -95,8 +100,8 @@ def test_a_digest_changed_alone_is_refused(locked: LockedSet, other: str) -> Non
 @settings(deadline=None, max_examples=50)
 @given(sets(SET))
 def test_a_lock_of_another_version_locks_nothing(locked: LockedSet) -> None:
-    assert Lock(VERSION, {SET: locked}).set() == locked
-    assert Lock("0.0.1", {SET: locked}).set() is None
+    assert Lock(VERSION, {SET: locked}).set(SET) == locked
+    assert Lock("0.0.1", {SET: locked}).set(SET) is None
 
 
 def test_the_lock_of_the_project_is_one(project: Path) -> None:

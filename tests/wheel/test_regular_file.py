@@ -19,13 +19,14 @@ PIPES = """\
 import sys
 from pathlib import Path
 from scripts.asset_build.audit.reader import read_wheel
+from scripts.asset_build.guest_sets import GUEST_SETS
 from scripts.asset_build.wheel.sources import Source
 from scripts.asset_build.wheel.verify import verify_set
 folder, pipe, wheel, files = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), {}
-names = sys.argv[4].split(",")
+names, row = sys.argv[4].split(","), GUEST_SETS["aarch64"]
 files = {name: folder / name for name in names}
-uses = [lambda name=name: verify_set(Source("override", {**files, name: pipe})) for name in names]
-for use in (*uses, lambda: verify_set(Source("override", files, pipe)), lambda: read_wheel(wheel)):
+uses = [lambda name=name: verify_set(Source(row, "override", {**files, name: pipe})) for name in names]
+for use in (*uses, lambda: verify_set(Source(row, "override", files, pipe)), lambda: read_wheel(wheel)):
     try:
         use()
     except Exception as error:

@@ -19,10 +19,11 @@ from packageurl import PackageURL
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.wheel.sbom import format_sbom, record_in, sbom_of, serial_number
 from scripts.asset_build.wheel.sources import Source
-from scripts.asset_build.wheel.verifiers.kernel import embedded_config
+from scripts.asset_build.wheel.verifiers.kernel_facts import embedded_config
 from scripts.asset_build.wheel.verify import VerifiedSet, verify_set
 from supermachine_kernel._assets import ASSETS
 from supermachine_kernel._version import VERSION
+from tests.support.sets import GUEST_SET
 
 LIBRARIES = ["musl", "libgcc"]
 
@@ -31,7 +32,7 @@ LIBRARIES = ["musl", "libgcc"]
 def verified(built_set: Path) -> VerifiedSet:
     """The real set, with its build record."""
     files = {asset.name: built_set / asset.name for asset in ASSETS}
-    return verify_set(Source("tree", files, built_set / "build-info.json"))
+    return verify_set(Source(GUEST_SET, "tree", files, built_set / "build-info.json"))
 
 
 @pytest.fixture(scope="module")
@@ -208,8 +209,8 @@ def test_serial_number_and_time_come_from_the_content(sbom: dict[str, Any], veri
 
 
 def test_a_banner_without_a_utc_date_gives_no_time(verified: VerifiedSet) -> None:
-    image = verified.contents["kernel"].replace(b" UTC 2026\n", b" CET 2026\n")
-    changed = dataclasses.replace(verified, contents={**verified.contents, "kernel": image})
+    image = verified.kernel.content.replace(b" UTC 2026\n", b" CET 2026\n")
+    changed = dataclasses.replace(verified, kernel=dataclasses.replace(verified.kernel, content=image))
     assert "timestamp" not in sbom_of(changed)["metadata"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import struct
 import subprocess
@@ -13,10 +14,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scripts.asset_build.wheel.verifiers import KernelFacts, verify_kernel, verify_module, verify_program
+from scripts.asset_build.wheel import verifiers
+from scripts.asset_build.wheel.verifiers import KernelFacts
 from supermachine_kernel import INIT_OCI, KERNEL, MANIFEST, SMPARK_KO, SUPERMACHINE_AGENT, InspectionError
 
 Verifier = Callable[[bytes], Union[KernelFacts, str, None]]
+
+
+def verify_kernel(data: bytes) -> KernelFacts:
+    return verifiers.verify_kernel(data, "arm64-image")
+
+
+def verify_program(data: bytes, name: str) -> None:
+    verifiers.verify_program(data, "AArch64", name)
+
+
+def verify_module(data: bytes) -> str:
+    return verifiers.verify_module(data, "AArch64")
+
 
 VERIFIERS: dict[str, Verifier] = {
     "kernel": verify_kernel,
@@ -138,7 +153,7 @@ class TestAnyBytes:
     @quickly
     def test_any_image_header_is_verified_or_refused(self, offset: int, value: bytes) -> None:
         """The real header before a banner; searching ten megabytes each time would take a minute."""
-        assert verify_kernel(SMALL_KERNEL) == KernelFacts("6.12.1", False, 4096)
+        assert verify_kernel(SMALL_KERNEL) == KernelFacts("6.12.1", False, 4096, SMALL_KERNEL)
         facts_or_inspection_error(verify_kernel, patched(SMALL_KERNEL, offset, value))
 
     @given(banner=st.binary(max_size=60))
@@ -199,7 +214,7 @@ class TestNotAKernel:
     def test_longer_than_its_image_size(self) -> None:
         facts = verify_kernel(KERNEL.read_bytes())
         data = KERNEL.read_bytes().ljust(facts.image_size, b"\0")
-        assert verify_kernel(data) == facts
+        assert verify_kernel(data) == dataclasses.replace(facts, content=data)
         assert f"found {facts.image_size + 1} bytes; something is appended" in refused(verify_kernel, data + b"\0")
 
     def test_a_kernel_without_a_banner_is_refused(self) -> None:

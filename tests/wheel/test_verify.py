@@ -28,6 +28,7 @@ from scripts.asset_build.wheel.verify import custom_version, verify_set
 from supermachine_kernel._assets import ASSETS
 from supermachine_kernel._version import VERSION
 from tests.support import elf, release
+from tests.support.sets import GUEST_SET
 
 MakeFile = Callable[[Path, Path], Path]
 
@@ -35,7 +36,7 @@ MakeFile = Callable[[Path, Path], Path]
 def source_with(built_set: Path, build_info: Path | None = None, **replaced: Path) -> Source:
     files = {asset.name: built_set / asset.name for asset in ASSETS}
     files.update({name.replace("_", "-") if "smpark" not in name else "smpark.ko": p for name, p in replaced.items()})
-    return Source("override", files, build_info)
+    return Source(GUEST_SET, "override", files, build_info)
 
 
 def test_the_built_set_is_proven(built_set: Path) -> None:
@@ -179,7 +180,7 @@ def x86_64_object(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (x86_64_object, "expected an AArch64 kernel module, found an ELF for x86-64"),
+        (x86_64_object, "expected a kernel module for AArch64, found an ELF for x86-64"),
         (elf.relocatable, "expected a kernel module, found a relocatable file without .modinfo"),
         (elf.static_program, "expected a kernel module, found an executable"),
     ],
@@ -200,7 +201,7 @@ def test_a_size_out_of_range_is_refused_before_it_is_read(built_set: Path, tmp_p
     for one in ASSETS:
         if one is asset:
             files = {**source.files, one.name: huge}
-            assert_refused(Source("override", files), huge, f"bytes for {one.name}, found {1 << 40}")
+            assert_refused(Source(GUEST_SET, "override", files), huge, f"bytes for {one.name}, found {1 << 40}")
 
 
 def test_build_info_of_other_files_is_not_believed(built_set: Path, tmp_path: Path) -> None:

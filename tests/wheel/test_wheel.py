@@ -19,6 +19,7 @@ import pytest
 
 from scripts.asset_build.lock import read_lock
 from supermachine_kernel._version import VERSION
+from tests.support.sets import SET
 
 PROJECT = Path(__file__).parents[2]
 TAG = "py3-none-macosx_11_0_arm64"
@@ -30,6 +31,7 @@ MODULE_FILES = {
     "_doctor.py",
     "_ensure.py",
     "_folder.py",
+    "_host.py",
     "_output.py",
     "_package.py",
     "_proof.py",
@@ -134,7 +136,7 @@ def test_a_set_that_is_not_locked_is_labelled(wheel: Path, version: str, custom_
     import supermachine_kernel
 
     manifest = supermachine_kernel.MANIFEST
-    locked = read_lock(PROJECT).set()
+    locked = read_lock(PROJECT).set(SET)
     assert version == supermachine_kernel.__version__ == manifest["version"]
     if locked and locked.digest == manifest["set_digest"]:
         assert (version, manifest["origin"]) == (VERSION, "release")

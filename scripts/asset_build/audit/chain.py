@@ -14,8 +14,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from supermachine_kernel._assets import ASSETS
-
 from ..digests import file_sha256, set_digest
 from ..errors import BuildError, describe
 from ..lock import Lock, LockedSet, read_lock_file
@@ -26,7 +24,7 @@ from .compare import Difference, compare
 from .errors import AuditError, printable
 from .expected import expected_members, licence_files, module_files
 from .installed import verify_installed
-from .reader import PACKAGE, TAG, Wheel, made_of, read_wheel
+from .reader import PACKAGE, Wheel, made_of, read_wheel
 
 LONGEST_LINE = 300
 """How much of a line an error shows: a stranger's may be of any length."""
@@ -51,7 +49,7 @@ def audit(path: Path, project: Path, lock_path: Path, installed: Path | None = N
     wheel = read_wheel(path)
     yield Link("file", wheel.sha256, f"{wheel.name}, {len(wheel.members)} members")
     lock = _read_lock(lock_path)
-    verified = _verify_assets(wheel, lock.set())
+    verified = _verify_assets(wheel, lock.set(wheel.guest_set.name))
     yield from _structure(verified)
     yield _compare_version(wheel, verified, lock, lock_path)
     yield from _compare_members(wheel, project, _with_the_wheels_own_record(wheel, verified))
@@ -71,7 +69,7 @@ def _read_lock(path: Path) -> Lock:
 def _verify_assets(wheel: Wheel, locked: LockedSet | None) -> VerifiedSet:
     contents = wheel.asset_contents()
     try:
-        return verify_contents(contents, {name: name for name in contents}, locked)
+        return verify_contents(wheel.guest_set, contents, {name: name for name in contents}, locked)
     except BuildError as error:
         raise AuditError(**error.fields(), link="structure") from error
 
@@ -80,16 +78,16 @@ def _structure(verified: VerifiedSet) -> Iterator[Link]:
     facts = verified.kernel
     proven = {
         "kernel": f"Linux {facts.release}, {'with' if facts.af_tsi else 'without'} AF_TSI",
-        "program": "a static AArch64 program",
+        "program": f"a static {verified.guest_set.elf_machine} program",
         "module": f"a module of Linux {facts.release}",
     }
-    for asset in ASSETS:
+    for asset in verified.guest_set.assets:
         yield Link("structure", verified.sha256[asset.name], f"{asset.name}: {proven[asset.kind]}")
 
 
 def _compare_version(wheel: Wheel, verified: VerifiedSet, lock: Lock, lock_path: Path) -> Link:
     """Check that only the locked files have the clean version, and that a custom one names its files' digest."""
-    locked = lock.set()
+    locked = lock.set(wheel.guest_set.name)
     if wheel.version == verified.version:
         proven = "the locked files" if verified.origin == "release" else "not the locked files, as the version says"
         if locked is None:
@@ -105,7 +103,7 @@ def _compare_version(wheel: Wheel, verified: VerifiedSet, lock: Lock, lock_path:
         raise AuditError(wheel.version, expected, wheel.version, _CURE, link="lock")
     if locked is None:
         raise AuditError(str(lock_path), f"the assets of {wheel.version}", "none locked", "give --lock", link="lock")
-    for asset in ASSETS:
+    for asset in wheel.guest_set.assets:
         wanted, size = locked.assets[asset.name].unpacked, len(verified.contents[asset.name])
         if (wanted.size, wanted.sha256) != (size, verified.sha256[asset.name]):
             expected = f"{wanted.size} bytes with SHA-256 {wanted.sha256} ({lock_path})"
@@ -147,7 +145,7 @@ def _compare_members(wheel: Wheel, project: Path, verified: VerifiedSet) -> Iter
     module = {name: _sha256(members[name]) for name in module_files(project)}
     manifest, sbom = f"{PACKAGE}/_manifest.py", f"{info}/{SBOM_FOLDER}/{SBOM_NAME}"
     yield Link("RECORD", _sha256(members[f"{info}/RECORD"]), f"{len(members)} files")
-    yield Link("METADATA", _sha256(members[f"{info}/METADATA"]), f"version {verified.version}, tag {TAG}")
+    yield Link("METADATA", _sha256(members[f"{info}/METADATA"]), f"version {verified.version}, tag {wheel.tag}")
     yield Link("licences", set_digest(licences), f"{len(licences)} texts")
     yield Link("module", set_digest(module), f"{len(module)} files, as in this checkout")
     yield Link("manifest", _sha256(members[manifest]), f"{verified.origin}, set digest {verified.digest}")

@@ -30,7 +30,7 @@ def expected_members(project: Path, verified: VerifiedSet) -> dict[str, bytes]:
         f"{PACKAGE}/_manifest.py": manifest_source(manifest_of(verified)).encode(),
         **{f"{PACKAGE}/assets/{name}": content for name, content in verified.contents.items()},
         f"{info}/METADATA": _metadata(project, verified.version),
-        f"{info}/WHEEL": _wheel_file(project, verified.name),
+        f"{info}/WHEEL": _wheel_file(project, verified.guest_set.name),
         f"{info}/entry_points.txt": _entry_points(project),
         f"{info}/top_level.txt": f"{PACKAGE}\n".encode(),
         **{f"{info}/licenses/{name}": (project / name).read_bytes() for name in licence_files(project)},

@@ -14,18 +14,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from supermachine_kernel._assets import ASSETS
+from supermachine_kernel._assets import KNOWN_ASSETS
 from supermachine_kernel._version import VERSION
 
 from ..errors import describe
-from ..guest_sets import wheel_row
+from ..guest_sets import GUEST_SETS, WHEEL_ROWS, GuestSet
 from ..regular_file import SizeError, read_regular
 from ..wheel.archive import REGULAR_FILE, UNIX, ZIP_DATE, mode_in_wheel, wheel_order
 from .errors import AuditError
 
 PACKAGE = "supermachine_kernel"
-TAG = f"py3-none-{wheel_row().platform_tag}"
-LARGEST = sum(asset.sizes[1] for asset in ASSETS) + (16 << 20)
+SETS_BY_TAG = {f"py3-none-{row.platform_tag}": row.guest_set for row in WHEEL_ROWS}
+"""Which set the wheel with a tag has."""
+LARGEST = sum(asset.sizes[1] for asset in KNOWN_ASSETS) + (16 << 20)
 """The most bytes that a wheel's members take up, and so the most of the wheel."""
 LARGEST_RATIO = 20
 """How many times its own size a wheel may unpack to. Kernels give 2 to 4; a thousand is a trap for memory."""
@@ -73,6 +74,16 @@ class Wheel:
         return self.name.split("-")[1]
 
     @cached_property
+    def tag(self) -> str:
+        """The tag in the file name."""
+        return self.name.removesuffix(".whl").split("-", 2)[2]
+
+    @cached_property
+    def guest_set(self) -> GuestSet:
+        """The set that a wheel with that tag has."""
+        return GUEST_SETS[SETS_BY_TAG[self.tag]]
+
+    @cached_property
     def dist_info(self) -> str:
         """The folder of the wheel's metadata."""
         return f"{PACKAGE}-{self.version}.dist-info"
@@ -84,7 +95,7 @@ class Wheel:
 
     def asset_contents(self) -> dict[str, bytes]:
         """The content of the assets by their names. Raises AuditError when one is missing."""
-        names = {asset.name: f"{PACKAGE}/assets/{asset.name}" for asset in ASSETS}
+        names = {asset.name: f"{PACKAGE}/assets/{asset.name}" for asset in self.guest_set.assets}
         for name in names.values():
             if name not in self.members:
                 raise AuditError(name, "the asset in the wheel", "none", _CURE, link="members")
@@ -93,9 +104,10 @@ class Wheel:
 
 def read_wheel(path: Path) -> Wheel:
     """Read a wheel of this checkout's version. Raises AuditError."""
-    named = re.fullmatch(rf"{PACKAGE}-([0-9A-Za-z.+!_]+)-{re.escape(TAG)}\.whl", path.name)
-    if not named:
-        raise AuditError(path.name, f"{PACKAGE}-VERSION-{TAG}.whl", "another name", "take the name it was built with")
+    named = re.fullmatch(rf"{PACKAGE}-([0-9A-Za-z.+!_]+)-([0-9A-Za-z._-]+)\.whl", path.name)
+    if not named or named.group(2) not in SETS_BY_TAG:
+        expected = " or ".join(f"{PACKAGE}-VERSION-{tag}.whl" for tag in SETS_BY_TAG)
+        raise AuditError(path.name, expected, "another name", "take the name it was built with")
     if named.group(1).partition("+")[0] != VERSION:
         cure = "use the checkout of that version"
         raise AuditError(path.name, f"a wheel of {VERSION}, as this checkout is", f"one of {named.group(1)}", cure)

@@ -6,8 +6,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from supermachine_kernel._assets import SET
-
 from .. import frontend
 from ..errors import BuildError
 from ..wheel.archive import LEVEL
@@ -27,9 +25,10 @@ def rebuild(wheel: Wheel, python: Path, project: Path, folder: Path, environ: Ma
     assets.mkdir()
     for name, content in wheel.asset_contents().items():
         (assets / name).write_bytes(content)
-    _add_build_info(assets, project, environ)
+    _add_build_info(wheel, assets, project, environ)
     variables = {name: value for name, value in environ.items() if not name.startswith("SUPERMACHINE_")}
-    variables |= {"SUPERMACHINE_ASSETS_DIR": str(assets), "SUPERMACHINE_CROSS_BUILD": "1"}
+    variables |= {"SUPERMACHINE_ASSETS_DIR": str(assets), "SUPERMACHINE_SET": wheel.guest_set.name}
+    variables |= {"SUPERMACHINE_CROSS_BUILD": "1"}
     try:
         return read_wheel(frontend.build_wheel(python, project, out, variables))
     except BuildError as error:
@@ -42,10 +41,10 @@ def compare_with_rebuilt(wheel: Wheel, rebuilt: Wheel, project: Path) -> list[Di
     return list(compare(wheel, rebuilt, compressor))
 
 
-def _add_build_info(assets: Path, project: Path, environ: Mapping[str, str]) -> None:
+def _add_build_info(wheel: Wheel, assets: Path, project: Path, environ: Mapping[str, str]) -> None:
     """Take the tree's record along; the build itself ignores one that is not of these files."""
     for tree in tree_candidates(project, environ):
-        record = tree / "out" / SET / BUILD_INFO
+        record = tree / "out" / wheel.guest_set.name / BUILD_INFO
         if record.is_file():
             shutil.copyfile(record, assets / BUILD_INFO)
             return

@@ -1,14 +1,14 @@
-"""Make a release and its lock: the release layout from a verified set, the lock from a published release."""
+"""Make a release and its lock: the release layout from verified sets, the lock from a published release."""
 
 import hashlib
 import io
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from supermachine_kernel._assets import ASSETS, SET, Asset
+from supermachine_kernel._assets import Asset
 from supermachine_kernel._version import VERSION
 
 from ..atomic_write import write_atomically
@@ -18,6 +18,7 @@ from ..fetch.release_location import ReleaseLocation
 from ..fetch.release_url import display_url, is_offline, parse_location
 from ..fetch.transfer import Expected
 from ..fetch.xz import pack, unpack
+from ..guest_sets import GuestSet
 from ..lock import Lock, LockedAsset, LockedFile, LockedSet, format_lock, read_lock_file
 from ..release_layout import SUMS_NAME, format_sums, packed_name, parse_sums
 from ..wheel.sources import Source
@@ -43,22 +44,32 @@ class Change:
 
 
 def pack_release(verified: VerifiedSet) -> tuple[LockedSet, dict[str, bytes]]:
-    """The locked set of `verified`, and the release's files by name: an `.xz` for each asset, and SHA256SUMS.
+    """The locked set of `verified`, and its files in the release by name: an `.xz` for each asset.
 
-    The build info goes into the lock alone: the release has an `.xz` for each asset, SHA256SUMS, and no other file.
+    The build info goes into the lock alone: a release has an `.xz` for each asset, SHA256SUMS, and no other file.
     """
-    files = {packed_name(SET, asset.name): pack(verified.contents[asset.name]) for asset in ASSETS}
+    name = verified.guest_set.name
+    files = {packed_name(name, asset): pack(content) for asset, content in verified.contents.items()}
     assets = {
-        asset.name: LockedAsset(
-            unpacked=_measure(verified.contents[asset.name]), packed=_measure(files[packed_name(SET, asset.name)])
-        )
-        for asset in ASSETS
+        asset: LockedAsset(unpacked=_measure(content), packed=_measure(files[packed_name(name, asset)]))
+        for asset, content in verified.contents.items()
     }
-    sums = format_sums({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
-    return LockedSet(SET, assets, verified.build), {**files, SUMS_NAME: sums.encode()}
+    return LockedSet(name, assets, verified.build), files
 
 
-def lock_published(text: str, environ: Mapping[str, str], locked: Optional[LockedSet]) -> LockedSet:
+def sums_of(lock: Lock) -> bytes:
+    """SHA256SUMS of the release that `lock` is of: a line for each file of each set."""
+    packed = {
+        packed_name(name, asset): entry.packed.sha256
+        for name, locked in lock.sets.items()
+        for asset, entry in locked.assets.items()
+    }
+    return format_sums(packed).encode()
+
+
+def lock_published(
+    text: str, guest_set: GuestSet, environ: Mapping[str, str], locked: Optional[LockedSet]
+) -> LockedSet:
     """The locked set of the release at the base `text`: each file fetched, held against SHA256SUMS, and verified.
 
     A release does not say how it was built: the build info stays that of `locked` where that is the same set,
@@ -69,61 +80,65 @@ def lock_published(text: str, environ: Mapping[str, str], locked: Optional[Locke
         raise BuildError(f"{display_url(location)}: SUPERMACHINE_OFFLINE keeps it from being asked", cure="unset it")
     with tempfile.TemporaryDirectory(prefix="supermachine-kernel-") as folder, Progress(None) as progress:
         base = ReleaseLocation(location, environ.get("GITHUB_TOKEN"), progress, setting="--from")
-        sums = base.run_all({SUMS_NAME: lambda: _fetch_sums(base)})[SUMS_NAME]
+        sums = base.run_all({SUMS_NAME: lambda: _fetch_sums(base, guest_set)})[SUMS_NAME]
 
         def job(asset: Asset) -> Callable[[], LockedAsset]:
-            return lambda: _fetch_measured(base, sums, asset, Path(folder, asset.name))
+            name = packed_name(guest_set.name, asset.name)
+            return lambda: _fetch_measured(base, name, sums[name], asset, Path(folder, asset.name))
 
-        assets = base.run_all({asset.name: job(asset) for asset in ASSETS})
-        files = {asset.name: Path(folder, asset.name) for asset in ASSETS}
-        urls = {asset.name: base.display(packed_name(SET, asset.name)) for asset in ASSETS}
-        verified = verify_set(Source("published", files, urls=urls), locked)
-    return LockedSet(SET, assets, verified.build)
+        assets = base.run_all({asset.name: job(asset) for asset in guest_set.assets})
+        files = {asset.name: Path(folder, asset.name) for asset in guest_set.assets}
+        urls = {asset.name: base.display(packed_name(guest_set.name, asset.name)) for asset in guest_set.assets}
+        verified = verify_set(Source(guest_set, "published", files, urls=urls), locked)
+    return LockedSet(guest_set.name, assets, verified.build)
 
 
-def _fetch_sums(base: ReleaseLocation) -> dict[str, str]:
+def _fetch_sums(base: ReleaseLocation, guest_set: GuestSet) -> dict[str, str]:
     text = io.BytesIO()
     base.fetch(SUMS_NAME, text, Expected(_SUMS_LIMIT))
-    where, expected = base.display(SUMS_NAME), ", ".join(packed_name(SET, asset.name) for asset in ASSETS)
+    where, names = base.display(SUMS_NAME), [packed_name(guest_set.name, asset.name) for asset in guest_set.assets]
     try:
         sums = parse_sums(text.getvalue().decode())
     except ValueError as error:
         raise BuildError(where, "sha256sum's output", repr(str(error)), "stage it anew") from error
-    missing = [packed_name(SET, asset.name) for asset in ASSETS if packed_name(SET, asset.name) not in sums]
+    missing = [name for name in names if name not in sums]
     if missing:
-        raise BuildError(where, expected, f"no {', '.join(missing)}", "stage the whole set")
+        raise BuildError(where, ", ".join(names), f"no {', '.join(missing)}", "stage the whole set")
     return sums
 
 
-def _fetch_measured(base: ReleaseLocation, sums: Mapping[str, str], asset: Asset, path: Path) -> LockedAsset:
-    """Fetch and unpack one asset to `path`: its size and SHA-256, packed and unpacked."""
-    name, largest = packed_name(SET, asset.name), asset.sizes[1]
+def _fetch_measured(base: ReleaseLocation, name: str, sha256: str, asset: Asset, path: Path) -> LockedAsset:
+    """Fetch the published file `name` and unpack it to `path`: its size and SHA-256, packed and unpacked."""
+    largest = asset.sizes[1]
     with path.open("wb") as file, tempfile.TemporaryFile(dir=path.parent) as packed:
-        base.fetch(name, packed, Expected(largest + _INCOMPRESSIBLE, sha256=sums[name], said_by=SUMS_NAME))
+        base.fetch(name, packed, Expected(largest + _INCOMPRESSIBLE, sha256=sha256, said_by=SUMS_NAME))
         try:
             unpacked = unpack(packed, file, largest)
         except ContentMismatchError as mismatch:
             raise base.mismatch_error(name, mismatch) from mismatch
-        return LockedAsset(unpacked, LockedFile(packed.tell(), sums[name]))
+        return LockedAsset(unpacked, LockedFile(packed.tell(), sha256))
 
 
-def plan_lock(path: Path, new: LockedSet, *, replace: bool) -> Change:
-    """Plan the change that locks `new` in the file `path`.
+def plan_lock(path: Path, new: Iterable[LockedSet], *, replace: bool) -> Change:
+    """Plan the change that locks the sets `new` in the file `path`, beside others of this version there.
 
     A set that is locked for this version is taken to be published: another one in its place is refused with
     BuildError, which shows the difference, unless `replace`.
     """
     old = read_lock_file(path) if path.exists() else Lock(VERSION, {})
     kept = old.sets if old.version == VERSION else {}
-    lock = Lock(VERSION, {**kept, new.name: new})
     lines = [] if old.version == VERSION else [f"version: {old.version} -> {VERSION}"]
-    lines += _differences(kept.get(new.name), new)
-    if new.name in kept and lines and not replace:
-        refusal = (
-            f"{path}: {new.name} of {VERSION} is locked, and this is another; --replace if that was never published:"
-        )
-        raise BuildError("\n  ".join([refusal, *lines]))
-    return Change(path, lock, lines)
+    added = {}
+    for locked in new:
+        name, differences = locked.name, _differences(kept.get(locked.name), locked)
+        if name in kept and differences and not replace:
+            refusal = (
+                f"{path}: {name} of {VERSION} is locked, and this is another; --replace if that was never published:"
+            )
+            raise BuildError("\n  ".join([refusal, *differences]))
+        added[name] = locked
+        lines += differences
+    return Change(path, Lock(VERSION, {**kept, **added}), lines)
 
 
 def _differences(old: Optional[LockedSet], new: LockedSet) -> list[str]:

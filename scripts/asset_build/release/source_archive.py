@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from supermachine_kernel._assets import SET
-
 from ..atomic_write import replacing
 from ..digests import file_sha256
 from ..errors import BuildError
+from ..guest_sets import GuestSet
 from ..lock import read_lock
 from ..wheel.archive import write_tar
 from ..wheel.sources import BUILD_INFO, resolve
@@ -58,20 +57,21 @@ source package `musl`, version {musl}) and of the parts of libgcc in the program
 """
 
 
-def write(out: Path, project: Path = PROJECT, environ: Mapping[str, str] = os.environ) -> Path:
+def write(out: Path, guest_set: GuestSet, project: Path = PROJECT, environ: Mapping[str, str] = os.environ) -> Path:
     """Write the archive of the set that a build of `project` would take into the folder `out`; return its path.
 
     The kernel's tarball is looked for where its package puts it, and in `out`. Raises BuildError when it is not
     there, when nothing is known of the set's build, or when this checkout is not what the set was built from.
     """
-    verified = verify_set(resolve(project, environ), read_lock(project).set(SET))
+    found = resolve(project, {**environ, "SUPERMACHINE_SET": guest_set.name})
+    verified = verify_set(found, read_lock(project).set(guest_set.name))
     if verified.build is None:
         expected = f"the record of its build ({BUILD_INFO}, or that of the lock)"
         cure = "archive the set where build.sh built it"
         raise BuildError("the set", expected, "none of these files", cure)
     tarball = _find_tarball(verified.build, out)
-    _verify_inputs(verified.build, project, tarball)
-    name = f"supermachine-kernel-{verified.version}-source"
+    _verify_inputs(guest_set, verified.build, project, tarball)
+    name = f"supermachine-kernel-{verified.version}-{guest_set.name}-source"
     out.mkdir(parents=True, exist_ok=True)
     archive, members = out / f"{name}.tar", _members(verified, project, tarball)
     with replacing(archive) as file:
@@ -95,9 +95,10 @@ def _find_tarball(build: Mapping[str, Any], out: Path) -> Path:
     raise BuildError("the kernel's source", f"a tarball with SHA-256 {wanted}", found, f"{cure} into {out}")
 
 
-def _verify_inputs(build: Mapping[str, Any], project: Path, tarball: Path) -> None:
+def _verify_inputs(guest_set: GuestSet, build: Mapping[str, Any], project: Path, tarball: Path) -> None:
     """The files of this checkout are what the set was built from: build.sh gives the digest that was recorded."""
-    command = ["bash", str(project / "kernel-build" / "scripts" / "build.sh"), "--print-digest"]
+    script = str(project / "kernel-build" / "scripts" / "build.sh")
+    command = ["bash", script, "--print-digest"]
     if build["source"]["package"] is None:
         command += ["--source", str(tarball)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

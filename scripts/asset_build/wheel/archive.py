@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
-from supermachine_kernel._assets import ASSETS
+from supermachine_kernel._assets import KNOWN_ASSETS
 
 from ..atomic_write import write_atomically
 
@@ -31,7 +31,7 @@ TAR_DATE = 315532800
 LEVEL = 12
 
 REGULAR_FILE = 0o100000
-_EXECUTABLE = {f"supermachine_kernel/assets/{asset.name}" for asset in ASSETS if asset.mode & 0o111}
+_EXECUTABLE = {f"supermachine_kernel/assets/{asset.name}" for asset in KNOWN_ASSETS if asset.mode & 0o111}
 
 # PKWARE APPNOTE 4.3.7, 4.3.12 and 4.3.16: local header, entry of the central directory, end of the directory.
 _LOCAL = struct.Struct("<4s 5H 3I 2H")

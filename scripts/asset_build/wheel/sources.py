@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
-from supermachine_kernel._assets import ASSETS, SET
-
 from ..errors import BuildError
+from ..guest_sets import GuestSet, chosen_set
 from ..lock import LockedSet, read_lock
 
 BUILD_INFO = "build-info.json"
@@ -26,11 +25,13 @@ class NoSourceError(BuildError):
 
 @dataclass(frozen=True)
 class Source:
-    """A resolved set: `kind` is "override", "tree", "release" or "published".
+    """A resolved set: its row in the table, and where its files are.
 
-    `files` has a path for every asset's name; `urls` has, for files that were downloaded, where they came from.
+    `kind` is "override", "tree", "release" or "published". `files` has a path for every asset's name; `urls` has, for
+    files that were downloaded, where they came from.
     """
 
+    guest_set: GuestSet
     kind: str
     files: Mapping[str, Path]
     build_info: Optional[Path] = None
@@ -47,32 +48,34 @@ class Source:
 
 
 def resolve(project: Path, environ: Mapping[str, str], *, local_only: bool = False) -> Source:
-    """Find the set for a build of the checkout or sdist `project`.
+    """Find the set for a build of the checkout or sdist `project`: the one of SUPERMACHINE_SET, or of this machine.
 
     Single-file overrides win over any source; what they leave open comes from one source. With `local_only`
     the release is not considered. Raises NoSourceError, or BuildError for a source that is there and not right.
     """
-    singles = _single_files(environ)
-    if len(singles) == len(ASSETS):
-        return Source("override", singles)
-    source = _override(environ) or _tree(project, environ)  # 1, 2
+    wanted = chosen_set(environ)
+    singles = _single_files(wanted, environ)
+    if len(singles) == len(wanted.assets):
+        return Source(wanted, "override", singles)
+    source = _override(wanted, environ) or _tree(wanted, project, environ)  # 1, 2
     if source is None and not local_only:
-        source = _release(project, environ)  # 3
+        source = _release(wanted, project, environ)  # 3
     if source is None:
-        raise NoSourceError(_no_source_message(project, environ, "3. release: not considered for an editable install"))
+        not_considered = "3. release: not considered for an editable install"
+        raise NoSourceError(_no_source_message(wanted, project, environ, not_considered))
     if not singles:
         return source
-    return Source("override", {**source.files, **singles}, source.build_info)
+    return Source(wanted, "override", {**source.files, **singles}, source.build_info)
 
 
-def _no_source_message(project: Path, environ: Mapping[str, str], release: str) -> str:
+def _no_source_message(wanted: GuestSet, project: Path, environ: Mapping[str, str], release: str) -> str:
     trees = ", ".join(str(tree) for tree in tree_candidates(project, environ))
-    no_tree = f"no out/{SET}/ in {trees}" if trees else "SUPERMACHINE_KERNEL_BUILD is set empty; unset it"
+    no_tree = f"no out/{wanted.name}/ in {trees}" if trees else "SUPERMACHINE_KERNEL_BUILD is set empty; unset it"
     return "\n".join(
         (
-            f"no asset set for {SET} found; tried, in this order:",
+            f"no asset set for {wanted.name} found; tried, in this order:",
             "  1. override: SUPERMACHINE_ASSETS_DIR is not set; set it to a folder with "
-            + ", ".join(asset.name for asset in ASSETS),
+            + ", ".join(asset.name for asset in wanted.assets),
             f"  2. tree: {no_tree}; run bash kernel-build/scripts/build.sh (on Debian or Ubuntu), "
             "or set SUPERMACHINE_KERNEL_BUILD to a tree that is built",
             f"  {release}",
@@ -80,15 +83,15 @@ def _no_source_message(project: Path, environ: Mapping[str, str], release: str) 
     )
 
 
-def _single_files(environ: Mapping[str, str]) -> dict[str, Path]:
+def _single_files(wanted: GuestSet, environ: Mapping[str, str]) -> dict[str, Path]:
     return {
         asset.name: _readable(Path(environ[asset.variable]).absolute(), asset.variable)
-        for asset in ASSETS
+        for asset in wanted.assets
         if environ.get(asset.variable)
     }
 
 
-def _override(environ: Mapping[str, str]) -> Optional[Source]:
+def _override(wanted: GuestSet, environ: Mapping[str, str]) -> Optional[Source]:
     if not environ.get("SUPERMACHINE_ASSETS_DIR"):
         return None
     folder = Path(environ["SUPERMACHINE_ASSETS_DIR"]).absolute()
@@ -97,18 +100,18 @@ def _override(environ: Mapping[str, str]) -> Optional[Source]:
         expected, cure = "a folder with the whole set", "set it to that folder, or unset it"
         raise BuildError(f"SUPERMACHINE_ASSETS_DIR={folder}", expected, found, cure)
     cure = "put them there, or unset SUPERMACHINE_ASSETS_DIR: a set comes whole from one source"
-    return _folder("override", folder, environ, cure)
+    return _folder(wanted, "override", folder, environ, cure)
 
 
-def _tree(project: Path, environ: Mapping[str, str]) -> Optional[Source]:
+def _tree(wanted: GuestSet, project: Path, environ: Mapping[str, str]) -> Optional[Source]:
     beside = project.parent / "kernel-build"
-    if environ.get("SUPERMACHINE_KERNEL_BUILD") is None and os.path.isdir(beside / "out" / SET):
+    if environ.get("SUPERMACHINE_KERNEL_BUILD") is None and os.path.isdir(beside / "out" / wanted.name):
         why = why_a_strangers(beside, project)
         if why:
             cure = "set SUPERMACHINE_KERNEL_BUILD to it, if it is yours"
             print(f"warning: {beside} is passed over, because {why}; {cure}", file=sys.stderr)
     for tree in tree_candidates(project, environ):
-        folder = tree / "out" / SET
+        folder = tree / "out" / wanted.name
         if _is_there(folder):
             cure = (
                 f"run bash {tree / 'scripts' / 'build.sh'}, or set SUPERMACHINE_KERNEL_BUILD= (empty) to go on "
@@ -117,10 +120,10 @@ def _tree(project: Path, environ: Mapping[str, str]) -> Optional[Source]:
             if not os.path.isdir(folder):
                 found = "a file" if os.path.exists(folder) else f"a dangling link to {os.readlink(folder)}"
                 raise BuildError(str(folder), "the folder of a tree's set", found, f"remove it, then {cure}")
-            return _folder("tree", folder, environ, cure)
+            return _folder(wanted, "tree", folder, environ, cure)
     if environ.get("SUPERMACHINE_KERNEL_BUILD"):
         subject = f"SUPERMACHINE_KERNEL_BUILD={environ['SUPERMACHINE_KERNEL_BUILD']}"
-        expected, cure = f"a kernel-build tree with out/{SET}/", "build it there, or unset the variable"
+        expected, cure = f"a kernel-build tree with out/{wanted.name}/", "build it there, or unset the variable"
         raise BuildError(subject, expected, "no such folder", cure)
     return None
 
@@ -155,13 +158,14 @@ def why_a_strangers(beside: Path, project: Path) -> str:
     return ""
 
 
-def _release(project: Path, environ: Mapping[str, str]) -> Source:
+def _release(wanted: GuestSet, project: Path, environ: Mapping[str, str]) -> Source:
     from ..fetch.locked_files import OfflineError, fetch
 
-    locked: Optional[LockedSet] = read_lock(project).set(SET)
+    locked: Optional[LockedSet] = read_lock(project).set(wanted.name)
     if locked is None:
         raise NoSourceError(
             _no_source_message(
+                wanted,
                 project,
                 environ,
                 "3. release: assets.lock.json has no locked release for this version; use one of the above, or "
@@ -169,21 +173,20 @@ def _release(project: Path, environ: Mapping[str, str]) -> Source:
             )
         )
     try:
-        return Source("release", fetch(locked, environ))
+        return Source(wanted, "release", fetch(locked, environ))
     except OfflineError as error:
-        raise NoSourceError(_no_source_message(project, environ, f"3. release: {error}")) from error
+        raise NoSourceError(_no_source_message(wanted, project, environ, f"3. release: {error}")) from error
 
 
-def _folder(kind: str, folder: Path, environ: Mapping[str, str], cure: str) -> Source:
+def _folder(wanted: GuestSet, kind: str, folder: Path, environ: Mapping[str, str], cure: str) -> Source:
     """The set in a flat folder; what is overridden file by file may be missing there."""
-    wanted = [asset for asset in ASSETS if not environ.get(asset.variable)]
-    missing = [asset.name for asset in wanted if not _is_there(folder / asset.name)]
+    names = [asset.name for asset in wanted.assets if not environ.get(asset.variable)]
+    missing = [name for name in names if not _is_there(folder / name)]
     if missing:
-        names = ", ".join(asset.name for asset in wanted)
-        raise BuildError(str(folder), names, f"no {', '.join(missing)}", cure)
-    files = {asset.name: _readable(folder / asset.name, f"the {kind}") for asset in wanted}
+        raise BuildError(str(folder), ", ".join(names), f"no {', '.join(missing)}", cure)
+    files = {name: _readable(folder / name, f"the {kind}") for name in names}
     info = folder / BUILD_INFO
-    return Source(kind, files, info if info.is_file() else None)
+    return Source(wanted, kind, files, info if info.is_file() else None)
 
 
 def _readable(path: Path, wanted_by: str) -> Path:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from supermachine_kernel import InspectionError
-from supermachine_kernel._assets import ASSETS, KERNEL, SET, Asset
+from supermachine_kernel._assets import KERNEL, Asset
 from supermachine_kernel._version import VERSION
 
 from ..digests import set_digest
 from ..errors import BuildError, describe
+from ..guest_sets import GuestSet
 from ..lock import LockedSet
 from ..regular_file import SizeError, read_regular
 from .sources import Source
@@ -22,14 +23,14 @@ _LARGEST_RECORD = 1 << 20
 
 @dataclass(frozen=True)
 class VerifiedSet:
-    """A coherent set: its name, its files by asset name, and what follows from them.
+    """A coherent set: its row in the table, its files by asset name, and what follows from them.
 
     `digest` is the set digest. `origin` is "release" for the locked files, else "custom"; `version` is the wheel's.
     `build` is the record of the files' build: the lock's for a release, else the build-info.json of these very
     files, else None.
     """
 
-    name: str
+    guest_set: GuestSet
     contents: Mapping[str, bytes]
     sha256: Mapping[str, str]
     digest: str
@@ -41,8 +42,10 @@ class VerifiedSet:
 
 def verify_set(source: Source, locked: Optional[LockedSet] = None) -> VerifiedSet:
     """Read the files of `source` once and verify them. Raises BuildError for the first that is not right."""
-    contents = {asset.name: _read(asset, source) for asset in ASSETS}
-    verified = verify_contents(contents, {asset.name: source.name_of(asset.name) for asset in ASSETS}, locked)
+    guest_set = source.guest_set
+    contents = {asset.name: _read(asset, source) for asset in guest_set.assets}
+    names = {asset.name: source.name_of(asset.name) for asset in guest_set.assets}
+    verified = verify_contents(guest_set, contents, names, locked)
     if verified.origin == "release":
         return verified
     if source.kind == "release":
@@ -52,19 +55,19 @@ def verify_set(source: Source, locked: Optional[LockedSet] = None) -> VerifiedSe
 
 
 def verify_contents(
-    contents: Mapping[str, bytes], names: Mapping[str, str], locked: Optional[LockedSet]
+    guest_set: GuestSet, contents: Mapping[str, bytes], names: Mapping[str, str], locked: Optional[LockedSet]
 ) -> VerifiedSet:
     """Verify the files of a set; `names` says what an error calls each of them. Raises BuildError.
 
     A release has the lock's record of its build, so that the files give one wheel wherever they came from. A custom
     set has none yet.
     """
-    kernel = verify_structure(contents, names)
+    kernel = verify_structure(guest_set, contents, names)
     sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     digest = set_digest(sha256)
     if locked is not None and locked.digest == digest:
-        return VerifiedSet(SET, contents, sha256, digest, kernel, "release", VERSION, locked.build)
-    return VerifiedSet(SET, contents, sha256, digest, kernel, "custom", custom_version(digest), None)
+        return VerifiedSet(guest_set, contents, sha256, digest, kernel, "release", VERSION, locked.build)
+    return VerifiedSet(guest_set, contents, sha256, digest, kernel, "custom", custom_version(digest), None)
 
 
 def custom_version(digest: str) -> str:
@@ -76,19 +79,19 @@ def custom_version(digest: str) -> str:
     return f"{VERSION}+custom.{'0x' if label.isdigit() and label.startswith('0') else ''}{label}"
 
 
-def verify_structure(contents: Mapping[str, bytes], names: Mapping[str, str]) -> KernelFacts:
+def verify_structure(guest_set: GuestSet, contents: Mapping[str, bytes], names: Mapping[str, str]) -> KernelFacts:
     """Verify the structure of each asset and that the module fits the kernel; return the facts about the kernel.
 
     `names` says what an error calls each file. Raises BuildError.
     """
     try:
-        kernel = verify_kernel(contents[KERNEL.name], names[KERNEL.name])
-        for asset in ASSETS:
+        kernel = verify_kernel(contents[KERNEL.name], guest_set.kernel_format, names[KERNEL.name])
+        for asset in guest_set.assets:
             name = names[asset.name]
             if asset.kind == "program":
-                verify_program(contents[asset.name], name)
+                verify_program(contents[asset.name], guest_set.elf_machine, name)
             elif asset.kind == "module":
-                release = verify_module(contents[asset.name], name).split()[0]
+                release = verify_module(contents[asset.name], guest_set.elf_machine, name).split()[0]
                 if release != kernel.release:
                     expected = f"a module of kernel {kernel.release} ({names[KERNEL.name]})"
                     cure = "a set comes from one kernel build: take both files from the same"

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from supermachine_kernel._assets import ASSETS, KERNEL, Asset
+from supermachine_kernel._assets import BUSYBOX, KERNEL, KNOWN_ASSETS, Asset
 
 from ...errors import BuildError
 from ...lock import LOCK_NAME
 from ...paths import PROJECT
 from ..package_data import manifest_of
 from ..sources import BUILD_INFO
-from ..verifiers.kernel import embedded_config
+from ..verifiers.kernel_facts import embedded_config
 from ..verify import VerifiedSet
+from .busybox import busybox_fields
 from .record import LIBGCC_REF, MUSL_REF, SOURCE_REF, UNKNOWN, BuildRecord
 
 SBOM_NAME = "supermachine-kernel.cdx.json"
@@ -45,7 +46,7 @@ LICENCES = {
     DIST_REF: _declared_licence(),
     MUSL_REF: "MIT",
     LIBGCC_REF: "GPL-3.0-or-later WITH GCC-exception-3.1",
-    **{asset.name: asset.licence for asset in ASSETS},
+    **{asset.name: asset.licence for asset in KNOWN_ASSETS},
     KERNEL.name: f"{KERNEL.licence} WITH Linux-syscall-note",
 }
 
@@ -73,17 +74,18 @@ def sbom_of(verified: VerifiedSet) -> dict[str, Any]:
     """The bill of materials of the wheel made from `verified`, as a CycloneDX 1.6 document. Raises BuildError."""
     manifest = manifest_of(verified)
     record = BuildRecord(verified.build, f"build in {LOCK_NAME}" if verified.origin == "release" else BUILD_INFO)
-    libraries = _libraries(record)
+    assets = verified.guest_set.assets
+    programs = [asset.name for asset in assets if asset.kind == "program"]
+    libraries = _libraries(record, verified.guest_set.debian_architecture, programs)
     kernel = _kernel(verified, record, manifest)
-    others = [_asset(asset, record, manifest) for asset in ASSETS if asset is not KERNEL]
+    others = [_asset(asset, record, manifest) for asset in assets if asset is not KERNEL]
     library_refs = [str(library["bom-ref"]) for library in libraries]
     needs = {"kernel": [], "module": [KERNEL.name], "program": library_refs}
     depends_on = {
-        DIST_REF: [asset.name for asset in ASSETS],
-        **{asset.name: needs[asset.kind] for asset in ASSETS},
+        DIST_REF: [asset.name for asset in assets],
+        **{asset.name: needs[asset.kind] for asset in assets},
         **{ref: [] for ref in library_refs},
     }
-    programs = [asset.name for asset in ASSETS if asset.kind == "program"]
     document: dict[str, Any] = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -91,7 +93,7 @@ def sbom_of(verified: VerifiedSet) -> dict[str, Any]:
         "serialNumber": "",
         "version": 1,
         "metadata": {
-            **_timestamp(verified.contents[KERNEL.name]),
+            **_timestamp(verified.kernel.content),
             "lifecycles": [{"phase": "build"}],
             "tools": {"components": [{"type": "application", "name": "supermachine-kernel scripts/asset_build"}]},
             "component": _distribution(manifest),
@@ -139,7 +141,7 @@ def _distribution(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _asset(asset: Asset, record: BuildRecord, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    return {
+    component = {
         "type": {"kernel": "operating-system", "module": "device-driver"}.get(asset.kind, "application"),
         "bom-ref": asset.name,
         "supplier": {"name": SUPPLIER if record.known else UNKNOWN},
@@ -150,6 +152,7 @@ def _asset(asset: Asset, record: BuildRecord, manifest: Mapping[str, Any]) -> di
         "evidence": {"occurrences": [{"location": f"supermachine_kernel/assets/{asset.name}"}]},
         "properties": _properties(build_record="build-info.json" if record.known else UNKNOWN),
     }
+    return {**component, **busybox_fields(record, _licenses(BUSYBOX.name))} if asset is BUSYBOX else component
 
 
 def _patch(reference: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,10 +221,10 @@ def _kernel_source(record: BuildRecord) -> dict[str, Any]:
     )
 
 
-def _libraries(record: BuildRecord) -> list[dict[str, Any]]:
-    """What is linked into the two programs; of programs without a build record nothing is known."""
+def _libraries(record: BuildRecord, architecture: str, programs: list[str]) -> list[dict[str, Any]]:
+    """What is linked into the programs of a Debian architecture; without a build record nothing is known."""
     musl, gcc = record.text("toolchain", "musl"), record.text("toolchain", "gcc")
-    libraries = []
+    libraries, linked_into = [], " and ".join(programs)
     if musl:
         sha256 = record.text("toolchain", "musl_sha256")
         libraries.append(
@@ -231,11 +234,11 @@ def _libraries(record: BuildRecord) -> list[dict[str, Any]]:
                 "supplier": {"name": record.vendor or UNKNOWN},
                 "name": "musl",
                 "version": musl,
-                "description": "the C library, linked into init-oci and supermachine-agent",
+                "description": f"the C library, linked into {linked_into}",
                 "hashes": _sha256(sha256) if sha256 else None,
                 "licenses": _licenses(MUSL_REF),
                 "cpe": f"cpe:2.3:a:musl-libc:musl:{re.split('[-+~]', musl)[0]}:*:*:*:*:*:*:*",
-                "purl": record.package_url("musl-dev", musl, "?arch=arm64"),
+                "purl": record.package_url("musl-dev", musl, f"?arch={architecture}"),
                 "properties": None if sha256 else _properties(sha256=UNKNOWN),
             }
         )
@@ -247,7 +250,7 @@ def _libraries(record: BuildRecord) -> list[dict[str, Any]]:
                 "supplier": {"name": record.vendor or UNKNOWN},
                 "name": "libgcc",
                 "version": gcc.split()[-1],
-                "description": "the compiler's own routines and start files, linked into the two programs",
+                "description": f"the compiler's own routines and start files, linked into {linked_into}",
                 "licenses": _licenses(LIBGCC_REF),
                 "properties": _properties(sha256=UNKNOWN),
             }
@@ -258,7 +261,7 @@ def _libraries(record: BuildRecord) -> list[dict[str, Any]]:
 def _config_sha256(verified: VerifiedSet, record: BuildRecord) -> str:
     """The digest of the kernel's .config: the Image's own word, else the record's. Raises BuildError."""
     recorded = record.text("config_sha256")
-    config = embedded_config(verified.contents[KERNEL.name])
+    config = embedded_config(verified.kernel.content)
     if config is None:
         return recorded or UNKNOWN
     found = hashlib.sha256(config).hexdigest()
@@ -268,9 +271,9 @@ def _config_sha256(verified: VerifiedSet, record: BuildRecord) -> str:
     return found
 
 
-def _timestamp(image: bytes) -> dict[str, str]:
+def _timestamp(kernel: bytes) -> dict[str, str]:
     """The build date in the kernel's banner: the one date the content has. None where it is not in UTC."""
-    found = _BUILD_DATE.search(image)
+    found = _BUILD_DATE.search(kernel)
     if found is None:
         return {}
     month, day, time, year = found.groups()

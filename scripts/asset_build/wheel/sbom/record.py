@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Optional
 from urllib.parse import quote, unquote
 
-from supermachine_kernel._assets import KERNEL
+from supermachine_kernel._assets import BUSYBOX, KERNEL
 
 from ...errors import BuildError
 
@@ -50,6 +50,15 @@ class BuildRecord:
             return None
         return [(self._printable(name, "patches"), self._printable(sha256, "patches")) for name, sha256 in patches]
 
+    def files(self, key: str) -> list[tuple[str, str]]:
+        """Name and SHA-256 of each file of the source package at `key`, sorted; none where that is not recorded."""
+        found = self._build.get(key) if self._build is not None else None
+        named = found.get("files") if isinstance(found, Mapping) else None
+        if not isinstance(named, Mapping):
+            return []
+        lines = [(str(name), str(sha256)) for name, sha256 in sorted(named.items())]
+        return [(self._printable(name, key), self._printable(sha256, key)) for name, sha256 in lines]
+
     @property
     def vendor(self) -> Optional[str]:
         """The distribution whose packages were used, as the compiler names it."""
@@ -83,12 +92,24 @@ def record_in(sbom: Mapping[str, Any]) -> Optional[dict[str, Any]]:
         "toolchain": {**toolchain, "musl_sha256": _sha256(components.get(MUSL_REF, {}))},
         "source": _source(kernel["pedigree"]["ancestors"][0]),
     }
+    busybox = _busybox(components.get(BUSYBOX.name, {}))
+    if busybox is not None:
+        record["busybox"] = busybox
     if facts["kernel:patches"] != UNKNOWN:
         patches = kernel.get("externalReferences", ())
         record["patches"] = [
             {"name": unquote(str(patch["url"]).split("/", 2)[2]), "sha256": _sha256(patch)} for patch in patches
         ]
     return record
+
+
+def _busybox(component: Mapping[str, Any]) -> Optional[dict[str, Any]]:
+    """Give the part of a build record that the component was made from, or None."""
+    if "pedigree" not in component:
+        return None
+    source = component["pedigree"]["ancestors"][0]
+    files = {str(file["url"]): file["hashes"][0]["content"] for file in source["externalReferences"]}
+    return {"files": files, "package": source["name"], "version": source["version"]}
 
 
 def _source(ancestor: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The tables of a 64-bit little-endian AArch64 ELF file, each inside the file.
+"""The tables of a 64-bit little-endian ELF file, each inside the file.
 
-ELF-64 Object File Format, figures 2, 3, 5, 6 and 7; the ELF for the Arm 64-bit Architecture for EM_AARCH64.
+ELF-64 Object File Format, figures 2, 3, 5, 6 and 7. The numbers of machines are those of include/uapi/linux/elf-em.h.
 """
 
 import struct
@@ -15,8 +15,7 @@ TRUNCATED = "it is truncated: copy it again"
 _HEADER = struct.Struct("<16s HHI QQQ I HHHHHH")
 _SEGMENT = struct.Struct("<II QQQ QQQ")
 _SECTION = struct.Struct("<II QQQQ II QQ")
-_EM_AARCH64 = 183
-_MACHINES = {3: "i386", 40: "32-bit ARM", 62: "x86-64", _EM_AARCH64: "AArch64", 243: "RISC-V"}
+_MACHINES = {3: "i386", 40: "32-bit ARM", 62: "x86-64", 183: "AArch64", 243: "RISC-V"}
 _SHT_NOBITS = 8
 _LONGEST_NAME = 64
 """Enough for every section name that is looked for."""
@@ -56,8 +55,11 @@ class Section(NamedTuple):
     content: memoryview
 
 
-def read_elf(data: bytes, name: str, expected: str, cure: str) -> Elf:
-    """Read the header. Raises InspectionError for another machine's, or when a table is not inside the file."""
+def read_elf(data: bytes, elf_machine: str, name: str, expected: str, cure: str) -> Elf:
+    """Read the header. Raises InspectionError for another machine's, or when a table is not inside the file.
+
+    `elf_machine` is the name of the machine as a guest set has it.
+    """
     if len(data) < _HEADER.size or data[:4] != b"\x7fELF":
         found = "an empty file" if not data else "a script" if data[:2] == b"#!" else "no ELF file"
         raise InspectionError(name, expected, found, cure)
@@ -69,7 +71,7 @@ def read_elf(data: bytes, name: str, expected: str, cure: str) -> Elf:
     (_, kind, machine, _, entry, phoff, shoff, _, _, phentsize, phnum, shentsize, shnum, shstrndx) = (
         _HEADER.unpack_from(data)
     )
-    if machine != _EM_AARCH64:
+    if _MACHINES.get(machine) != elf_machine:
         raise InspectionError(name, expected, f"an ELF for {_MACHINES.get(machine, f'machine {machine}')}", cure)
     tables = []
     for offset, entry_size, count, shape in (

@@ -1,4 +1,4 @@
-"""An AArch64 kernel module that the loader of its kernel takes."""
+"""A kernel module that the loader of its kernel takes."""
 
 import re
 import struct
@@ -20,12 +20,12 @@ _CURE = "take the .ko that was built with this kernel's own tree"
 _STRIPPED = "it was stripped, as strip or a freezer's --strip does: take the .ko as the kernel's build left it"
 
 
-def verify_module(data: bytes, name: str = "smpark.ko") -> str:
-    """Verify that `data` is a module for little-endian AArch64, whole enough to be loaded; return its vermagic.
+def verify_module(data: bytes, elf_machine: str, name: str = "smpark.ko") -> str:
+    """Verify that `data` is a module for that machine, whole enough to be loaded; return its vermagic.
 
     The vermagic's first word is the release of the kernel it loads into.
     """
-    elf = read_elf(data, name, "an AArch64 kernel module", _CURE)
+    elf = read_elf(data, elf_machine, name, f"a kernel module for {elf_machine}", _CURE)
     if elf.type != ET_REL:
         raise InspectionError(name, _EXPECTED, ELF_TYPES.get(elf.type, "no relocatable file"), _CURE)
     sections = read_sections(data, elf, name, _CURE)

@@ -1,4 +1,4 @@
-"""A static AArch64 program that Linux can start."""
+"""A static program that Linux can start."""
 
 import itertools
 import struct
@@ -13,16 +13,16 @@ _PF_X = 1
 _DT_NULL, _DT_NEEDED = 0, 1
 _DT_FLAGS_1 = 0x6FFFFFFB
 _DF_1_PIE = 0x08000000
-_PAGE = 4096  # of the guest's kernel (CONFIG_ARM64_4K_PAGES)
+_PAGE = 4096  # of the guest's kernel, on every architecture
 
 _EXPECTED = "a static executable"
-_CURE = "link it for aarch64 with -static"
+_CURE = "link it for the guest's architecture with -static"
 _COPY = "take the program as it was linked: a tool has left its code out or moved it"
 
 
-def verify_program(data: bytes, name: str) -> None:
-    """Verify that `data` is a static executable (position-independent or not) for little-endian AArch64."""
-    elf = read_elf(data, name, "a static AArch64 executable", _CURE)
+def verify_program(data: bytes, elf_machine: str, name: str) -> None:
+    """Verify that `data` is a static executable (position-independent or not) for that machine."""
+    elf = read_elf(data, elf_machine, name, f"a static {elf_machine} executable", _CURE)
     if elf.type not in (ET_EXEC, ET_DYN):
         raise InspectionError(name, _EXPECTED, ELF_TYPES.get(elf.type, "no executable"), _CURE)
     segments = read_segments(data, elf, name)
