@@ -27,6 +27,7 @@ from scripts.guest.network_boot import CONFIG, PROOFS, boot_network
 from scripts.guest.oci_image import read_image
 from scripts.guest.oci_run import Run, Show, run_image
 from scripts.guest.oci_snapshot import restore, run_and_save
+from scripts.guest.virtqueue import GuestError
 from scripts.machine import environments
 from scripts.machine.arguments import ports
 from scripts.machine.errors import SetupError, WheelError
@@ -124,6 +125,8 @@ def main(arguments: list[str] | None = None) -> int:
             boot = boot_assets(options.assets, Path(scratch), options)
     except (BootError, WheelError, SetupError) as error:
         return report_error(error, as_json=options.json)
+    except GuestError as error:
+        return report_error(BootError("the guest's devices", found=str(error)), as_json=options.json)
     stages = NETWORK_STAGES if options.network else STAGES
     reached = stages_of(boot, stages)
     failure = describe_failure(boot, reached, options.timeout, stages)
@@ -229,7 +232,7 @@ def _run_image(options: argparse.Namespace) -> int:
                 if options.snapshot is not None:
                     return run_and_save(image, assets, run, options.snapshot, Path(scratch), show)
                 return run_image(image, assets, run, Path(scratch), show)
-    except (BuildError, BootError, WheelError, SetupError, TimeoutError) as error:
+    except (BuildError, BootError, WheelError, SetupError, TimeoutError, GuestError) as error:
         print(f"boot.py: {error}", file=sys.stderr)
         return NOT_RUN
 

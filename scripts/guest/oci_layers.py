@@ -30,6 +30,8 @@ _OPAQUE = ".wh..wh..opq"
 _OPAQUE_ATTRIBUTE = "SCHILY.xattr.trusted.overlay.opaque"
 """The key by which star, GNU tar and mksquashfs keep an extended attribute in a pax header."""
 _CHUNK = 1 << 20
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095
+"""Bytes of a file's name and of a path (NAME_MAX and PATH_MAX of Linux)."""
 LARGEST_UNPACKED = 32 << 30
 """Bytes of all the layers of an image once unpacked. The largest images in use have a few GiB."""
 
@@ -150,7 +152,9 @@ def _translate(where: str, layer: IO[bytes], target: IO[bytes], folders: dict[st
                     translated.addfile(entry, source.extractfile(member) if entry.isreg() else None)
     except ContentMismatchError as error:
         raise ImageError(where, error.expected, error.found, "make the image again") from error
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:  # numbers in a header that are none
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError) as error:  # numbers that are none
+        if isinstance(error, OSError) and error.errno is not None:  # of a file of ours, and not tarfile's own
+            raise
         raise ImageError(where, "a tar archive", f"damage: {error}", "make the image again") from error
     folders.update({name: member for name, member in members.items() if member.isdir()})
 
@@ -162,12 +166,19 @@ def _by_name(where: str, source: BoundedTar) -> dict[str, tarfile.TarInfo]:
         parts = [part for part in member.name.split("/") if part not in ("", ".")]
         if ".." in parts:
             raise ImageError(f"{where}: {member.name}", "a name below the root", "..", "make the image again")
+        longest = max([len(os.fsencode(part)) for part in parts], default=0)
+        if longest > _LONGEST_NAME or len(os.fsencode(member.name)) > _LONGEST_PATH:
+            expected = f"names of at most {_LONGEST_NAME} bytes, in paths of at most {_LONGEST_PATH}"
+            raise ImageError(f"{where}: {member.name[:100]}...", expected, "a longer one", "make the image again")
         members.pop("/".join(parts), None)
         members["/".join(parts)] = member
     for name, member in members.items():
         target = "/".join(part for part in member.linkname.split("/") if part not in ("", "."))
-        if member.islnk() and target not in members:
-            found = f"a hard link to {member.linkname}, which is not in the layer"
+        end = members.get(target, member)  # mksquashfs 4.5 does not survive a link that leads to itself
+        if member.islnk() and (end.islnk() or end.isdir()):
+            found = (
+                f"a hard link to {member.linkname}, which is {'no file' if target in members else 'not'} in the layer"
+            )
             raise ImageError(f"{where}: {name}", "a file of the layer", found, "make the image again")
     return members
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -34,6 +35,8 @@ HOST_COMMAND_LINE = "console=ttyAMA0 reboot=t panic=-1"
 
 _IMAGE_SIZE, _MAGIC, _MAGIC_AT = 16, b"ARM\x64", 56
 # QEMU ends with the thread that started it. That thread waits for it, so only a program that dies leaves it behind.
+_LONGEST_LINE, _KEPT_LINES = 64 << 10, 100_000
+"""Bytes and lines of the console that are kept at most: what runs in a guest may print without end."""
 END_WITH_US = ("setpriv", "--pdeathsig", "KILL") if sys.platform == "linux" else ()
 
 
@@ -84,7 +87,8 @@ class Machine:
             shared = f"memory-backend-memfd,id=memory,size={memory},share=on"
             command += ["-object", shared, "-machine", "memory-backend=memory", *vsock.arguments]
         self._on_line = on_line
-        self._lines: list[Line] = []
+        self._lines: deque[Line] = deque(maxlen=_KEPT_LINES)
+        self._count = 0  # of all lines, kept or not
         self._news = threading.Condition()
         self._silent = False
         self._fault: BaseException | None = None
@@ -115,7 +119,7 @@ class Machine:
 
     @property
     def lines(self) -> list[Line]:
-        """What the console has said until now."""
+        """What the console has said until now, the last _KEPT_LINES lines of it."""
         with self._news:
             return list(self._lines)
 
@@ -127,12 +131,12 @@ class Machine:
         end = time.monotonic() + limit
         with self._news:
             while True:
-                for line in self._lines[start:]:
-                    if re.search(pattern, line.text):
-                        return line
-                start = max(start, len(self._lines))
+                for number in range(min(self._count - start, len(self._lines)), 0, -1):
+                    if re.search(pattern, self._lines[-number].text):
+                        return self._lines[-number]
+                start = max(start, self._count)
                 if self._silent or not self._news.wait(max(0.0, end - time.monotonic())):
-                    last = "\n".join(line.text for line in self._lines[-20:])
+                    last = "\n".join(line.text for line in list(self._lines)[-20:])
                     ending = "QEMU ended" if self._silent else f"{limit:g} s were over"
                     raise TimeoutError(f"expected a console line like {pattern!r}; {ending}; the last lines:\n{last}")
 
@@ -168,10 +172,11 @@ class Machine:
     def _read(self) -> None:
         assert self._process.stdout is not None
         try:
-            for raw in self._process.stdout:
+            while raw := self._process.stdout.readline(_LONGEST_LINE):
                 line = Line(self._ms(), raw.rstrip(b"\n").decode("utf-8", "replace").rstrip("\r"))
                 with self._news:
                     self._lines.append(line)
+                    self._count += 1
                     self._news.notify_all()
                 self._on_line(line)
         except BaseException as error:

@@ -110,7 +110,10 @@ class Host:
             return self._link.complain(f"AF_TSI: more than {_MAX_SOCKETS} sockets")
         if request.family not in (tsi_messages.INET, tsi_messages.INET6) or request.type not in (1, 2):
             return self._link.complain(f"AF_TSI: a socket of family {request.family}, type {request.type}")
-        self.sockets[request.port] = Socket(self._link, request, source)
+        try:
+            self.sockets[request.port] = Socket(self._link, request, source)
+        except OSError as error:  # this machine's limit, which a process in the guest can reach
+            self._link.complain(f"AF_TSI: a socket that this machine does not give: {error.strerror}")
         return None
 
     def _connect(self, source: int, request: tsi_messages.Connect) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from scripts.guest.link import Link
 
 _PACKETS_IN_TURN = 16
+_PAUSE = 1.0
+"""Seconds until a connection is accepted again, after this machine had no descriptor for one."""
 
 
 class Socket:
@@ -72,12 +74,22 @@ class Socket:
         self.listeners = list(listeners)
 
         def accept(listener: socket.socket) -> None:
-            with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+            try:
                 sock, peer = listener.accept()
-                connected(sock, Address.of(peer))
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError:
+                self._link.loop.remove_reader(listener)
+                self._link.loop.call_later(_PAUSE, watch, listener)
+                return
+            connected(sock, Address.of(peer))
+
+        def watch(listener: socket.socket) -> None:
+            if listener in self.listeners and listener.fileno() >= 0:
+                self._link.loop.add_reader(listener, accept, listener)
 
         for listener in self.listeners:
-            self._link.loop.add_reader(listener, accept, listener)
+            watch(listener)
 
     def send(self, payload: bytes, to: tuple[str, int] | tuple[str, int, int, int] | None) -> None:
         """Send a datagram; like any datagram it may be lost."""

@@ -13,12 +13,14 @@ import sys
 import time
 import zipfile
 from pathlib import Path
-from typing import Callable
+from typing import Callable, NoReturn
 
 import pytest
 
+from scripts import boot as boot_program
 from scripts.boot import STAGES, describe_failure, stages_of
 from scripts.guest.qemu import Boot, Line
+from scripts.guest.virtqueue import GuestError
 
 BOOT = Path(__file__).resolve().parents[2] / "scripts" / "boot.py"
 
@@ -282,3 +284,16 @@ def test_a_machine_without_qemu_and_apt_is_told_what_to_install(tmp_path: Path) 
     done = run(tmp_path, path=tmp_path)  # a PATH without QEMU, and without the apt-get that would install it
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("boot.py: qemu-system-arm: expected to be installed, found no apt-get")
+
+
+def test_a_guest_that_breaks_the_protocol_of_its_devices_is_one_line(
+    built_set: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> NoReturn:
+        raise GuestError("the vsock device has failed: expected a ring")
+
+    monkeypatch.setattr(boot_program, "boot_assets", broken)
+    assert boot_program.main([str(built_set)]) == 1
+    assert capsys.readouterr().err.endswith(
+        ": the guest's devices: found the vsock device has failed: expected a ring\n"
+    )

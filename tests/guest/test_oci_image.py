@@ -148,6 +148,18 @@ def _replace_layer(layout: Path, packed: bytes) -> None:
     [
         ([entry("../evil", data=b"x")], r"\.\./evil: expected a name below the root, found \.\."),
         ([entry("a", LINK, linkname="elsewhere")], "a: expected a file of the layer, found a hard link to elsewhere"),
+        ([entry("a", LINK, linkname="a")], "a: expected a file of the layer, found a hard link to a, which is no file"),
+        (
+            [entry("a", LINK, linkname="b"), entry("b", LINK, linkname="a")],
+            "a: expected a file of the layer, found a hard link to b, which is no file in the layer",
+        ),
+        (
+            [entry("d", tarfile.DIRTYPE), entry("a", LINK, linkname="d")],
+            "a: expected a file of the layer, found a hard link to d, which is no file in the layer",
+        ),
+        ([entry("n" * 256, data=b"x")], "expected names of at most 255 bytes, in paths of at most 4095"),
+        ([entry("d/" * 30_000 + "x", data=b"x")], "expected names of at most 255 bytes, in paths of at most 4095"),
+        ([entry("a", data=b"x", pax_headers={"size": "-1"})], "expected a tar archive, found damage"),
     ],
 )
 def test_a_layer_that_no_file_system_could_hold_is_refused(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
+import resource
 import socket
 import struct
-from contextlib import closing, suppress
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 from hypothesis import given, settings
@@ -175,3 +179,56 @@ def test_socket_that_connects_is_told_and_forgotten() -> None:
         assert say(1031, struct.pack("<II", DATA, 620)) == []
         assert host.sockets == {}
         assert guest.link.complaints == []
+
+
+@contextmanager
+def without_descriptors() -> Iterator[None]:
+    """This process has no file descriptor left, as when a process in the guest has opened as many sockets."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_more_sockets_than_this_machine_gives_end_nobody_elses() -> None:
+    """The device ended, and with it the network of the whole guest."""
+    with closing(Guest()) as guest:
+        host = Host(guest.link)
+        for number in (0, 1):
+            payload = struct.pack("<IHH", DATA + number, 2, 1)
+            sent = Header(CID, HOST_CID, CONTROL, 1024, len(payload), packet.DATAGRAM, packet.RW, 0, 0, 0)
+            guest.tx.send(sent.pack(), payload)
+            if number:
+                guest.run()
+                assert [*host.sockets] == [DATA, DATA + 1]
+            else:
+                with without_descriptors():
+                    guest.run()
+                assert guest.link.complaints == [
+                    "AF_TSI: a socket that this machine does not give: Too many open files"
+                ]
+                guest.tx.send(sent.pack(), payload)
+                guest.run()
+
+
+def test_a_connection_that_this_machine_cannot_accept_yet_is_accepted_later() -> None:
+    with closing(Guest()) as guest, socket.socket() as caller:
+        host = Host(guest.link)
+        guest.rx.receive_into([300] * 20)
+        create, listen = struct.pack("<IHH", DATA, 2, 1), struct.pack("<III", DATA, 77, 9) + field(IPV4)
+        for operation, payload in ((1024, create), (1029, listen)):
+            sent = Header(CID, HOST_CID, CONTROL, operation, len(payload), packet.DATAGRAM, packet.RW, 0, 0, 0)
+            guest.tx.send(sent.pack(), payload)
+            guest.run()
+        guest.rx.used()
+        caller.connect(host.wait_for_listener(HERE.port, 0))
+        with without_descriptors():
+            guest.run()
+        end = time.monotonic() + 30
+        while not (replies := guest.rx.used()) and time.monotonic() < end:
+            guest.run()
+        assert [Header.unpack(reply).op for reply in replies] == [packet.REQUEST]
