@@ -22,6 +22,7 @@ RECEIPT = "manifest.json"
 """The manifest of the set beside it: version, set digest, and size, SHA-256 and mode of each asset."""
 
 _LONGEST_RECEIPT = 1 << 20
+_LARGEST_ASSET, _LONGEST_VERSION = 1 << 40, 100
 
 
 def bundle(target: "Path") -> "dict[str, str]":
@@ -201,4 +202,15 @@ def _parse_receipt(content: "Optional[bytes]") -> "Optional[dict[str, Any]]":
         receipt: dict[str, Any] = json.loads(content or b"")
     except (ValueError, RecursionError):
         return None
-    return receipt if is_manifest(receipt) else None
+    return receipt if is_manifest(receipt) and _is_plausible(receipt) else None
+
+
+def _is_plausible(receipt: "dict[str, Any]") -> bool:
+    """Whether what errors show of a receipt, which may be a stranger's, is of the form that bundle writes."""
+    entries = [receipt["assets"][asset.name] for asset in ASSETS]
+    digests = [receipt["set_digest"], *(entry["sha256"] for entry in entries)]
+    return (
+        all(len(digest) == 64 and set(digest) <= set("0123456789abcdef") for digest in digests)
+        and all(0 <= entry["size"] < _LARGEST_ASSET for entry in entries)
+        and len(receipt["version"]) <= _LONGEST_VERSION
+    )

@@ -74,8 +74,13 @@ def discard(stream: "TextIO") -> None:
 def say(kind: str, message: str) -> None:
     """Print one line on standard error, if that takes it."""
     with contextlib.suppress(OSError):
-        print(f"{PROGRAM}: {kind}: {' '.join(message.splitlines())}", file=sys.stderr)
+        print(f"{PROGRAM}: {kind}: {_harmless(' '.join(message.splitlines()))}", file=sys.stderr)
     flush_errors()
+
+
+def _harmless(text: str) -> str:
+    """The text without what a terminal would act on: parts of it may be out of a stranger's file."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def flush_errors() -> None:
@@ -119,7 +124,7 @@ def print_finding(subject: str, status: str, found: str, cure: "Optional[str]") 
                 break_long_words=False,
                 break_on_hyphens=False,
             )
-            write(wrap.fill(text)[0 if mark else len(indent) :])
+            write(wrap.fill(_harmless(text))[0 if mark else len(indent) :])
 
 
 def _coloured(text: str, state: str) -> str:

@@ -245,6 +245,35 @@ def test_a_damaged_receipt_is_found_and_the_files_are_still_checked(content: byt
     assert [name for name in NAMES if found[name]] == ["smpark.ko"]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": "v" * 101},
+        {"set_digest": "\x1b[31m" + "a" * 59},
+        {"assets": {**MANIFEST["assets"], "kernel": {"size": 10**4000, "sha256": "a" * 64, "mode": 0o644}}},
+        {"assets": {**MANIFEST["assets"], "kernel": {"size": -1, "sha256": "a" * 64, "mode": 0o644}}},
+        {"assets": {**MANIFEST["assets"], "kernel": {"size": 1, "sha256": "\x1b[2J", "mode": 0o644}}},
+    ],
+    ids=["a long version", "another digest", "a large size", "no size", "a digest that speaks to the terminal"],
+)
+def test_a_receipt_whose_values_nobody_writes_is_none(change: dict[str, Any], tmp_path: Path) -> None:
+    bundle(tmp_path)
+    (tmp_path / RECEIPT).write_text(json.dumps({**MANIFEST, **change}))
+    assert is_foreign(tmp_path / RECEIPT)
+    assert "found something else" in str(check(tmp_path)[RECEIPT])
+
+
+def test_a_strangers_receipt_does_not_speak_to_the_terminal(tmp_path: Path) -> None:
+    """Its version is shown; it could have set the terminal's title, or hidden what is wrong."""
+    bundle(tmp_path)
+    version = "1.0\x1b]0;owned\x07\x1b[2J\u202e\r\ud800"
+    (tmp_path / RECEIPT).write_text(json.dumps({**MANIFEST, "version": version}))
+    done = child.command_line("verify", tmp_path)
+    assert done.returncode == 1
+    assert r"found 1.0\x1b]0;owned\x07\x1b[2J\u202e" in done.stderr
+    assert all(character.isprintable() for character in done.stderr.replace("\n", ""))
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from([*MANIFEST, *NAMES]), inner),

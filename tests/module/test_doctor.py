@@ -164,6 +164,15 @@ def test_metadata_that_is_no_text_is_a_finding_and_no_traceback(module_copy: Pat
     assert "an installed wheel" in found["installation"]["found"]
 
 
+def test_another_distribution_s_version_does_not_speak_to_the_terminal(module_copy: Path) -> None:
+    folder = module_copy / "supermachine-1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: supermachine\nVersion: 1\x1b[2J9\n")
+    done = child.command_line("doctor", site=module_copy)
+    assert r"supermachine 1\x1b[2J9" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
 class TestPlace:
     def test_a_complete_set_is_said_and_a_missing_file_too(self, tmp_path: Path) -> None:
         place = tmp_path / "supermachine" / f"v{supermachine_kernel.__version__}"
