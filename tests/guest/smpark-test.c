@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* smpark-test parking|faults|poweroff: /dev/smpark of docs/guest-contract.md, with a line for each check. */
+/* smpark-test parking|faults|disk|poweroff: /dev/smpark of docs/guest-contract.md, with a line for each check. */
 #define _GNU_SOURCE
 #include "smpark-spinners.h"
 
@@ -12,6 +12,9 @@
 #define DEVICE	"/dev/smpark"
 #define ARRIVAL	"/sys/module/smpark/parameters/arrival_ms"
 #define ROUNDS	100
+#define DISK	"/dev/vda"	/* block N is filled with N */
+#define BLOCK	4096
+#define BLOCKS	64
 
 static bool parks(int fd, int other_fd)
 {
@@ -206,6 +209,64 @@ static bool check_faults(void)
 	return done ? good("a late CPU, a killed caller, unloading and CPU hotplug end well") : false;
 }
 
+/* ---- devices ---- */
+
+/* Without the page cache, so that each waits for the device's interrupt. */
+static bool disk_reads(void)
+{
+	static char block[BLOCK] __attribute__((aligned(BLOCK)));
+	int disk = open(DISK, O_RDONLY | O_DIRECT | O_CLOEXEC);
+	bool good = disk >= 0;
+
+	for (int i = 0; good && i < BLOCKS; i++)
+		good = pread(disk, block, BLOCK, (off_t)i * BLOCK) == BLOCK && block[0] == i && block[BLOCK - 1] == i;
+	close(disk);
+	return good ? true : bad(DISK " cannot be read while parked: %s", strerror(errno));
+}
+
+/* Send the interrupts of devices to a CPU, all of them or the first that can be sent elsewhere. */
+static bool send_interrupts(int cpu, bool all)
+{
+	char path[64], mask[16];
+	int sent = 0;
+
+	snprintf(mask, sizeof mask, "%x", 1U << cpu);
+	for (int irq = 0; irq < 256 && (all || !sent); irq++) {
+		int file;
+
+		snprintf(path, sizeof path, "/proc/irq/%d/smp_affinity", irq);
+		file = open(path, O_WRONLY | O_CLOEXEC);
+		sent += file >= 0 && write(file, mask, strlen(mask)) > 0;
+		close(file);
+	}
+	return sent ? true : bad("no interrupt goes to CPU %d", cpu);
+}
+
+static bool reads_while_parked(int fd, int interrupted)
+{
+	bool done;
+
+	if (!answers(fd, SMPARK_PARK, 0))
+		return false;
+	done = sched_getcpu() == interrupted ? disk_reads() : bad("the caller is on CPU %d, expected %d", sched_getcpu(),
+								  interrupted);
+	return answers(fd, SMPARK_UNPARK, 0) && done;
+}
+
+static bool check_disk(void)
+{
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	long last = sysconf(_SC_NPROCESSORS_ONLN) - 1;
+	cpu_set_t before;
+
+	if (fd < 0 || last < 2 || sched_getaffinity(0, sizeof before, &before) || !bind_to(last) ||
+	    sched_setaffinity(0, sizeof before, &before))
+		return bad("needs " DEVICE " and 3 CPUs: %s", strerror(errno));
+	return reads_while_parked(fd, 0) && send_interrupts(1, false) && answers(fd, SMPARK_PARK, EXDEV) &&
+	       answers(fd, SMPARK_UNPARK, EALREADY) && send_interrupts(1, true) && reads_while_parked(fd, 1) &&
+	       good("read the disk while parked, from the CPU of its interrupts, and refused when there were two");
+}
+
 static bool check_poweroff(void)
 {
 	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
@@ -227,6 +288,8 @@ int main(int argc, char **argv)
 		passed = check_parking();
 	else if (!strcmp(name, "faults"))
 		passed = check_faults();
+	else if (!strcmp(name, "disk"))
+		passed = check_disk();
 	else if (!strcmp(name, "poweroff"))
 		passed = check_poweroff();
 	else

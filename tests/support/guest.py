@@ -36,6 +36,7 @@ APPLETS = [
     "ip",
     "ls",
     "mkdir",
+    "mv",
 ]
 APPLETS += ["init", "mount", "nc", "poweroff", "ps", "pwd", "readlink", "reboot", "rm", "sed", "seq", "sh", "sleep"]
 APPLETS += ["sort", "su", "tail", "touch", "tr", "true", "tty", "umount", "wc", "xargs", "yes"]
