@@ -51,23 +51,64 @@ static void say(long log, const char *text)
 	call(WRITE, log, (long)text, (long)length_of(text), 0);
 }
 
+static char text[32768];
+
+/* The whole of a file in /proc, at most what `text` holds; its length. */
+static size_t read_text(const char *path)
+{
+	long file = call(OPENAT, AT_FDCWD, (long)path, 0, 0), got;
+	size_t length = 0;
+
+	do {
+		got = call(READ, file, (long)(text + length), (long)(sizeof(text) - 1 - length), 0);
+		length += got > 0 ? (size_t)got : 0;
+	} while (got > 0 && length < sizeof(text) - 1);
+	call(CLOSE, file, 0, 0, 0);
+	text[length] = '\0';
+	return length;
+}
+
+static int begins_with(const char *at, const char *word)
+{
+	while (*word && *at == *word)
+		at++, word++;
+	return *word == '\0';
+}
+
+/* Pages that are free in the lists of the CPUs, which MemFree leaves out: "count: 691" of each list in /proc/zoneinfo. */
+static void say_listed(long log)
+{
+	static char line[] = "boot_probe: listed pages:           ";
+	size_t length = read_text("/proc/zoneinfo"), end = sizeof(line) - 1;
+	unsigned long pages = 0;
+
+	for (size_t at = 0; at < length; at++) {
+		unsigned long number = 0;
+
+		if (!begins_with(text + at, " count: "))
+			continue;
+		for (at += 8; text[at] >= '0' && text[at] <= '9'; at++)
+			number = number * 10 + (unsigned long)(text[at] - '0');
+		pages += number;
+	}
+	do {
+		line[--end] = (char)('0' + pages % 10);
+		pages /= 10;
+	} while (pages);
+	say(log, line);
+}
+
 /* "boot_probe: MemTotal: 242060 kB MemFree: ..." of the first two lines of /proc/meminfo. */
 static void say_memory(long log)
 {
 	static char line[256] = "boot_probe: ";
-	long file = call(OPENAT, AT_FDCWD, (long)"/proc/meminfo", 0, 0);
-	size_t start = length_of(line), lines = 0;
-	long got = call(READ, file, (long)(line + start), (long)(sizeof(line) - start - 1), 0);
+	size_t length = read_text("/proc/meminfo"), end = length_of(line), lines = 0;
 
-	for (size_t at = start; at < start + (size_t)(got > 0 ? got : 0); at++) {
-		if (line[at] != '\n')
-			continue;
-		line[at] = ++lines == 2 ? '\0' : ' ';
-		if (lines == 2)
-			break;
+	for (size_t at = 0; at < length && lines < 2 && end < sizeof(line) - 1; at++) {
+		lines += text[at] == '\n';
+		line[end++] = text[at] == '\n' ? ' ' : text[at];
 	}
 	say(log, line);
-	call(CLOSE, file, 0, 0, 0);
 }
 
 /* Whether the agent answers a caller; it takes none whose port is not below 1024, and greets first. */
@@ -97,6 +138,7 @@ void _start(void)
 
 	say(log, "boot_probe: entrypoint");
 	say_memory(log);
+	say_listed(log);
 	for (unsigned try = 0; try < TRIES && (result == -ECONNREFUSED || result == -ECONNRESET); try++) {
 		if (try > 0)
 			call(NANOSLEEP, (long)pause, 0, 0, 0);
