@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import Callable
 
 from scripts.benchmarks.boot import boot
+from scripts.benchmarks.build import build
 from scripts.benchmarks.fetch import fetch
 from scripts.benchmarks.figure import BenchError, Figure
 from scripts.benchmarks.module import module
@@ -23,6 +24,7 @@ from scripts.machine.program import log, report_error, run_program
 
 BENCHMARKS: dict[str, Callable[[int], list[Figure]]] = {
     "boot": boot,
+    "build": build,
     "fetch": fetch,
     "module": module,
 }

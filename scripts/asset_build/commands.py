@@ -137,6 +137,7 @@ class BdistWheel(bdist_wheel):
                 _refuse_sdist_elsewhere()
                 _refuse_links_out([*module_files(PROJECT), *licence_files(PROJECT), "README.md"])
                 _ = self.distribution.assets
+        self.compression = "stored"  # normalize_wheel deflates
         super().finalize_options()
 
     def egg2dist(self, egginfo_path: str, distinfo_path: str) -> None:
