@@ -17,6 +17,7 @@ from scripts.benchmarks.boot import boot
 from scripts.benchmarks.build import build
 from scripts.benchmarks.fetch import fetch
 from scripts.benchmarks.figure import BenchError, Figure
+from scripts.benchmarks.file_systems import file_systems
 from scripts.benchmarks.module import module
 from scripts.benchmarks.recorded import RECORDED, read_recorded, record, worse_than_recorded
 from scripts.machine.errors import SetupError, WheelError
@@ -26,6 +27,7 @@ BENCHMARKS: dict[str, Callable[[int], list[Figure]]] = {
     "boot": boot,
     "build": build,
     "fetch": fetch,
+    "file-systems": file_systems,
     "module": module,
 }
 """Each takes how often to measure, and gives its figures; the first line of its docstring is its help."""
@@ -80,7 +82,7 @@ def _rounds(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    table = "\n".join(f"  {name:<10} {(run.__doc__ or '').splitlines()[0]}" for name, run in BENCHMARKS.items())
+    table = "\n".join(f"  {name:<13} {(run.__doc__ or '').splitlines()[0]}" for name, run in BENCHMARKS.items())
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"benchmarks:\n{table}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
