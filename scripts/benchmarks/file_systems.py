@@ -101,7 +101,7 @@ def file_systems(rounds: int) -> list[Figure]:
     python = environments.ensure("build")
     figures = []
     with tempfile.TemporaryDirectory(prefix="supermachine-kernel-bench-") as folder:
-        wheel = Path(checked_wheel(Path(folder))["wheel"])
+        wheel = Path(checked_wheel(Path(folder), "aarch64")["wheel"])
         for name in _NAMES:
             log(f"{name}")
             with _mounted(name, Path(folder)) as place:
