@@ -10,9 +10,26 @@ Until the program runs, an interrupt (Ctrl-C) ends the process as it ends any ot
 import signal
 import sys
 from pathlib import Path
+from types import TracebackType
+from typing import Optional
 
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _tell_what_is_missing(kind: type[BaseException], error: BaseException, where: Optional[TracebackType]) -> None:
+    """Name a module that this Python was built without, zlib for one, in one line and without a traceback."""
+    if isinstance(error, ModuleNotFoundError):
+        print(
+            f"{Path(sys.argv[0]).name}: {sys.executable}: expected the module {error.name}, found none; "
+            "use a Python that has it",
+            file=sys.stderr,
+        )
+    else:
+        sys.__excepthook__(kind, error, where)
+
+
+sys.excepthook = _tell_what_is_missing
 
 SCRIPTS = Path(__file__).resolve().parent
 if sys.path[:1] == [str(SCRIPTS)]:  # not so with -P and -I

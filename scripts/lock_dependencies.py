@@ -9,6 +9,7 @@ if not __package__:
     runpy.run_path(f"{__file__.rpartition('/')[0]}/_path.py")
 
 import argparse
+import os
 import re
 import subprocess
 import tempfile
@@ -18,6 +19,9 @@ from scripts.asset_build.paths import PROJECT
 from scripts.machine import environments
 from scripts.machine.errors import SetupError
 from scripts.machine.program import log, report_error, run_program
+
+KEPT = {"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_NATIVE_TLS", "UV_SYSTEM_CERTS"}
+"""Settings of uv that say where the index is, and whom to trust."""
 
 EPILOG = """\
 Run it after a change of the dependency groups in pyproject.toml, or to take newer packages (--upgrade). It asks the
@@ -60,7 +64,10 @@ def lock_group(lock: Path, requires: Path, *, upgrade: bool) -> None:
     command += ["--group", f"pyproject.toml:{lock.stem}", *(["--upgrade"] if upgrade else [])]
     if lock.stem in ("build", "test"):
         command.append(str(requires))
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    # The user's settings of uv could add packages, or take others.
+    inside = {name: value for name, value in os.environ.items() if not name.startswith("UV_") or name in KEPT}
+    command.append("--no-config")
+    done = subprocess.run(command, cwd=PROJECT, env=inside, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SetupError(str(lock), "a set of packages that fit together", done.stderr.strip())
 

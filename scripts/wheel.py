@@ -99,8 +99,9 @@ def build_wheel(out: Path, guest_set: GuestSet) -> dict[str, Any]:
         built = frontend.build_wheel(python, PROJECT, Path(folder), {**os.environ, "SUPERMACHINE_SET": guest_set.name})
         report = _check(python, built)
         final = out / built.name
+        content = built.read_bytes()
         try:
-            write_atomically(final, built.read_bytes())
+            write_atomically(final, content)
         except OSError as error:
             raise _not_writable(final, error) from error
     return {"wheel": str(final), **report}

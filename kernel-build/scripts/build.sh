@@ -167,12 +167,12 @@ new_work_folder() {
         [[ -e $stale ]] || continue
         lock=$CACHE/locks/${stale##*/}
         # shellcheck disable=SC2094 # the lock file goes with the folder
-        if flock --nonblock 9; then rm -rf "$stale" "$lock"; fi 9> "$lock"
+        if flock --nonblock 9 2> /dev/null; then rm -rf "$stale" "$lock"; fi 9> "$lock"
     done
     work=$CACHE/work.$$.$RANDOM
     litter=("$work" "$CACHE/locks/${work##*/}")
     exec 8> "$CACHE/locks/${work##*/}"
-    flock 8
+    flock 8 2> /dev/null || true # where there are no locks, nobody takes this folder for an abandoned one
     mkdir "$work"
 }
 
@@ -204,7 +204,7 @@ guest_parts() {
 
 # guest_sources FOLDER_OR_FILE...: the files a guest part is built from; README files and litter are none.
 guest_sources() {
-    (cd "$HERE" && find "$@" -type f \( -name '*.[chS]' -o -name Kbuild -o -name '*.config' \) ! -name '*.mod.c' |
+    (cd "$HERE" && find "$@" -type f \( -name '*.[chS]' -o -name Kbuild -o -name '*.config' \) ! -name '*.mod.c' ! -name '.*' |
         LC_ALL=C sort -u)
 }
 
@@ -374,11 +374,17 @@ fetch_once() {
 }
 
 lock() {
+    local status=0
     exec 9> "$CACHE/locks/$1"
-    flock --nonblock 9 || {
-        say "waiting for another build, which is making the same"
-        flock 9
-    }
+    flock --nonblock 9 2> /dev/null || status=$?
+    case $status in
+        0) ;;
+        1)
+            say "waiting for another build, which is making the same"
+            flock 9
+            ;;
+        *) say "warning: $CACHE/locks/$1: cannot be locked, so run one build at a time here" ;;
+    esac
 }
 
 unlock() { exec 9>&-; }

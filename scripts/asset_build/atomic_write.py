@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from supermachine_kernel._folder import flush
+
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -27,7 +29,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with open(descriptor, "w+b") as file:
             yield file
             file.flush()
-            os.fsync(descriptor)
+            flush(descriptor)
             os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -230,7 +230,9 @@ def _stopping_at_an_error() -> Iterator[None]:
     except BuildError as error:
         _stop(error)
     except OSError as error:
-        _stop(BuildError(str(error.filename), "to be read and written", error.strerror or str(error)))
+        # A full disk names no file.
+        place = error.filename or f"{tempfile.gettempdir()}, or {PROJECT}"
+        _stop(BuildError(str(place), "to be read and written", error.strerror or str(error)))
 
 
 def _stop(error: BuildError) -> NoReturn:

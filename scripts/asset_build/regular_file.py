@@ -8,6 +8,7 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
@@ -20,17 +21,24 @@ class SizeError(Exception):
         self.size = size
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading. Raises OSError for what is none."""
+    descriptor = os.open(path, _OPEN)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    number, found = (errno.EISDIR, "a folder") if stat.S_ISDIR(mode) else (errno.EINVAL, "a device, socket or pipe")
+    raise OSError(number, found, str(path))
+
+
 def read_regular(path: Path, *, largest: int) -> bytes:
     """The content of a file of at most `largest` bytes.
 
     Raises SizeError for a larger one, before anything is read, and OSError for what is no file.
     """
-    with open(os.open(path, _OPEN), "rb") as file:
+    with open_regular(path) as file:
         facts = os.fstat(file.fileno())
-        if stat.S_ISDIR(facts.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(facts.st_mode):
-            raise OSError(errno.EINVAL, "a device, socket or pipe", str(path))
         if facts.st_size > largest:
             raise SizeError(facts.st_size)
         content = file.read(facts.st_size + 1)

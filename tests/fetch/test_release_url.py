@@ -85,7 +85,7 @@ def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path, environ: dict[str,
     folder = tmp_path / release_folder(VERSION)
     folder.mkdir()
     os.mkfifo(folder / NAME)
-    assert_refused({**environ, "SUPERMACHINE_RELEASE_URL": str(tmp_path)}, "no regular file")
+    assert_refused({**environ, "SUPERMACHINE_RELEASE_URL": str(tmp_path)}, "found a device, socket or pipe")
 
 
 @pytest.mark.parametrize(

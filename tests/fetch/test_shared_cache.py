@@ -19,7 +19,7 @@ from scripts.asset_build.fetch.cache import Cache
 from scripts.asset_build.fetch.locked_files import fetch
 from scripts.asset_build.release_layout import release_folder
 from supermachine_kernel._version import VERSION
-from tests.support import no_flock
+from tests.support import no_flock, odd_system
 from tests.support.faults_page import injects
 from tests.support.small_release import (
     FOUR,
@@ -147,6 +147,26 @@ def test_a_missing_module_is_named_where_something_must_be_fetched(
             f"error: {sys.executable}: expected the module {module}, to fetch the assets, found none;"
         )
         assert host.requests == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is of Linux")
+def test_a_published_file_that_cannot_be_read_is_blamed_and_not_the_cache(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    lock, folder = write_lock(tmp_path / "lock"), tmp_path / "mirror" / release_folder(VERSION)
+    folder.mkdir(parents=True)
+    for name, content in PACKED_FOUR.items():
+        (folder / name).write_bytes(content)
+    inside = {**os.environ, **environ, "SUPERMACHINE_RELEASE_URL": str(tmp_path / "mirror")}
+    command = [sys.executable, "-m", "tests.support.fetch_process", str(lock)]
+    odd = odd_system.variables(path=f"{folder}/", read=errno.EIO)
+    done = subprocess.run(
+        command, cwd=PROJECT, env={**inside, **odd}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith(f"error: {folder}/"), done.stderr
+    assert "expected the published file, found Input/output error; " in line
 
 
 def test_no_module_is_missed_where_the_cache_has_everything(environ: dict[str, str], tmp_path: Path) -> None:

@@ -140,6 +140,21 @@ def test_an_interrupt_is_never_a_traceback(program: str, when: str, status: int,
     assert done.stderr == (f"{program}: {said}" if said else "")
 
 
+@pytest.mark.parametrize(
+    ("program", "module"),
+    [("audit.py", "zlib"), ("boot.py", "mmap"), ("rebuild.py", "zlib"), ("release.py", "zlib"), ("wheel.py", "zlib")],
+)
+def test_a_python_without_a_module_that_is_needed_is_told_in_one_line(
+    program: str, module: str, tmp_path: Path
+) -> None:
+    code = "import runpy, sys; sys.modules[sys.argv.pop(1)] = None; del sys.argv[0]; "
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-c", code, module, str(SCRIPTS / program), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    expected = f"{program}: {sys.executable}: expected the module {module}, found none; use a Python that has it\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)
+
+
 @pytest.mark.slow
 def test_a_temporary_folder_named_by_a_dot_is_the_one_of_the_caller(built_set: Path, tmp_path: Path) -> None:
     """A child in another folder would take it for its own."""

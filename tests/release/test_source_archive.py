@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pytest
 
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.release import source_archive
+from scripts.asset_build.wheel.sources import Source
+from scripts.asset_build.wheel.verify import verify_set
 from tests.support.sets import GUEST_SET
 
 pytestmark = pytest.mark.slow
@@ -110,6 +113,18 @@ def test_a_set_without_a_record_has_no_source(built_set: Path, unlocked_checkout
     assert not (tmp_path / "out").exists()
 
 
+def test_files_of_editors_and_systems_do_not_go_along(
+    build: dict[str, Any], built_set: Path, copy_of_checkout: Path
+) -> None:
+    for name in ("LICENSES/.DS_Store", "LICENSES/MIT.txt~", "LICENSES/._MIT.txt", "kernel-build/agent/._agent.c"):
+        (copy_of_checkout / name).write_text("litter")
+    verified = verify_set(Source(GUEST_SET, "tree", {asset.name: built_set / asset.name for asset in GUEST_SET.assets}))
+    members = source_archive._members(replace(verified, build=build), copy_of_checkout, Path("linux.tar.xz"))
+    named = {name for name, _ in members}
+    assert {name for name in named if "._" in name or name.endswith((".DS_Store", "~"))} == set()
+    assert {"LICENSES/MIT.txt", "kernel-build/agent/agent.h"} < named
+
+
 def test_a_tarball_is_found_by_its_digest_alone(
     build: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +140,7 @@ def test_a_tarball_is_found_by_its_digest_alone(
 
 def test_a_set_built_from_a_folder_has_no_source_archive(build: dict[str, Any], tmp_path: Path) -> None:
     build["source"] = {"package": None, "version": "6.12.1", "sha256": None}
-    with pytest.raises(BuildError, match=r"built from a folder .* build it from a tarball"):
+    with pytest.raises(BuildError, match=r"built from a folder, .*; build it from a tarball"):
         source_archive._find_tarball(build, tmp_path)
 
 

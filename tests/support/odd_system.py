@@ -23,6 +23,11 @@ def command_line(*arguments: object, site: Path | None = None, **odd: object) ->
     return child.command_line(*arguments, site=site, **_environment(odd))
 
 
+def variables(**odd: object) -> dict[str, str]:
+    """What makes the system odd for a process of any kind."""
+    return _environment(odd)
+
+
 def _environment(odd: dict[str, object]) -> dict[str, str]:
     return {"LD_PRELOAD": str(_library()), **{f"ODD_{name.upper()}": str(value) for name, value in odd.items()}}
 

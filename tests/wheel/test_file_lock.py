@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -72,6 +74,26 @@ def test_a_home_without_locks_is_used_and_said_so(error: int, project: Path, tmp
         f"warning: {tmp_path / 'venv.lock'}: cannot be locked ({os.strerror(error)}); "
         "run one program of this project at a time\n"
     )
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS], ids=errno.errorcode.get)
+def test_a_build_cache_without_locks_gives_its_set_and_says_so(
+    error: int, project: Path, built_set: Path, tmp_path: Path
+) -> None:
+    """The set is in the cache already, so that nothing is compiled."""
+    script = str(project / "kernel-build" / "scripts" / "build.sh")
+    inputs = json.loads((built_set / "build-info.json").read_text())["inputs_sha256"]
+    kept = tmp_path / "cache" / "sets" / inputs
+    shutil.copytree(built_set, kept)
+    sums = subprocess.run(["sha256sum", *sorted(os.listdir(kept))], cwd=kept, capture_output=True, check=True).stdout
+    (kept / "SHA256SUMS").write_bytes(sums)
+    inside = {**os.environ, **no_flock.variables(tmp_path, error), "SUPERMACHINE_BUILD_CACHE": str(tmp_path / "cache")}
+    command = ["bash", script, "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, env=inside, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "these inputs were built before: taken from the cache" in done.stderr
+    assert done.stderr.count("cannot be locked, so run one build at a time here") >= 1
+    assert (tmp_path / "out" / "kernel").read_bytes() == (built_set / "kernel").read_bytes()
 
 
 def test_a_file_that_may_only_be_read_is_locked_too(tmp_path: Path) -> None:

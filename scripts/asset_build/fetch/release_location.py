@@ -10,6 +10,7 @@ from typing import BinaryIO, Callable, Optional, TypeVar, Union
 from supermachine_kernel._version import VERSION
 
 from ..errors import BuildError, ContentMismatchError
+from ..regular_file import open_regular
 from ..release_layout import release_folder
 from .limits import LIMITS, Limits
 from .progress import Progress
@@ -95,14 +96,16 @@ class ReleaseLocation:
 
     def _copy(self, path: Path, out: BinaryIO, expected: Expected) -> None:
         cure = f"the release base is the folder above {release_folder(VERSION)}/"
-        if path.exists() and not path.is_file():  # opening a pipe that nobody writes to would never return
-            raise BuildError(str(path), "the published file", "no regular file", cure)
-        try:
-            file = path.open("rb")
-        except OSError as error:
-            raise BuildError(str(path), "the published file", str(error.strerror), cure) from error
-        with file:
-            while chunk := file.read(1 << 20):
+
+        def reading(read: Callable[[], T]) -> T:
+            """What `read` gives; its errors are those of the published file, and not of the cache."""
+            try:
+                return read()
+            except OSError as error:
+                raise BuildError(str(path), "the published file", str(error.strerror), cure) from error
+
+        with reading(lambda: open_regular(path)) as file:
+            while chunk := reading(lambda: file.read(1 << 20)):
                 out.write(chunk)
                 self.progress.advance(len(chunk))
                 if out.tell() > expected.limit:

@@ -83,9 +83,9 @@ def _find_tarball(build: Mapping[str, Any], out: Path) -> Path:
     """The kernel's tarball, by its digest."""
     package, wanted = build["source"]["package"], build["source"]["sha256"]
     if wanted is None:
-        subject = "the set was built from a folder with kernel source, which has no digest to prove it by"
+        found = "one built from a folder, which has no digest to prove it by"
         cure = "build it from a tarball: bash kernel-build/scripts/build.sh --source TARBALL"
-        raise BuildError(subject, cure=cure)
+        raise BuildError("the kernel's source", "a set that was built from a tarball", found, cure)
     packaged = [SYSTEM_SOURCES / f"{package}.tar.xz"] if package else []
     for candidate in [*packaged, *sorted(out.glob("linux*.tar*"))]:
         if candidate.is_file() and file_sha256(candidate) == wanted:
@@ -118,8 +118,8 @@ def _members(verified: VerifiedSet, project: Path, tarball: Path) -> Iterator[tu
     for folder in ("kernel-build", "LICENSES"):
         for path in (project / folder).rglob("*"):
             name = path.relative_to(project).as_posix()
-            wanted = path.suffix in _SUFFIXES or path.name in _NAMES or folder == "LICENSES"
-            if wanted and path.is_file() and not name.startswith("kernel-build/out/"):
+            wanted = path.suffix in _SUFFIXES or path.name in _NAMES or (folder == "LICENSES" and path.suffix == ".txt")
+            if wanted and path.is_file() and not path.name.startswith(".") and not name.startswith("kernel-build/out/"):
                 yield name, path
     yield "NOTICE", project / "NOTICE"
 

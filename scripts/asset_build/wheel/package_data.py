@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from supermachine_kernel._write import change_mode
+
 from ..atomic_write import write_atomically
 from ..guest_sets import GUEST_SETS
 from .verify import VerifiedSet
@@ -62,8 +64,11 @@ def write(verified: VerifiedSet, package: Path) -> None:
     folder.mkdir(parents=True)
     for asset in verified.guest_set.assets:
         path = folder / asset.name
-        path.write_bytes(verified.contents[asset.name])
-        path.chmod(asset.mode)
+        with path.open("wb") as file:
+            file.write(verified.contents[asset.name])
+            change_mode(
+                file.fileno(), asset.mode
+            )  # where a file system keeps its own mode, the wheel has the right one
     write_atomically(package / MANIFEST_NAME, manifest_source(manifest_of(verified)).encode())
 
 
