@@ -5,13 +5,12 @@ is created by this process or not at all, and it is written through the one desc
 """
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
-
-from supermachine_kernel._folder import flush
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -29,7 +28,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with open(descriptor, "w+b") as file:
             yield file
             file.flush()
-            flush(descriptor)
+            _flush(descriptor)
             os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -42,6 +41,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Replace the file `path` by one with that content. Raises OSError."""
     with replacing(path) as file:
         file.write(content)
+
+
+def _flush(descriptor: int) -> None:
+    """Bring a file's content to the disk, where its file system has a way to (fsync(2)). Raises OSError."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
 
 
 def _flush_folder(folder: Path) -> None:

@@ -1,10 +1,9 @@
 """Write a verified set and its manifest into a package folder."""
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
-
-from supermachine_kernel._write import change_mode
 
 from ..atomic_write import write_atomically
 from ..guest_sets import GUEST_SETS
@@ -64,11 +63,9 @@ def write(verified: VerifiedSet, package: Path) -> None:
     folder.mkdir(parents=True)
     for asset in verified.guest_set.assets:
         path = folder / asset.name
-        with path.open("wb") as file:
-            file.write(verified.contents[asset.name])
-            change_mode(
-                file.fileno(), asset.mode
-            )  # where a file system keeps its own mode, the wheel has the right one
+        path.write_bytes(verified.contents[asset.name])
+        with contextlib.suppress(OSError):  # a file system may keep its own modes; the wheel has the right ones
+            path.chmod(asset.mode)
     write_atomically(package / MANIFEST_NAME, manifest_source(manifest_of(verified)).encode())
 
 
