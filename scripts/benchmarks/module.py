@@ -151,8 +151,8 @@ def _times(took: dict[str, list[float]]) -> list[Figure]:
         figures.append(Figure.at_most(label, median[name], "ms", limit) if limit else Figure(label, median[name], "ms"))
     for _, name, beside, most in steps:
         if beside:
-            label, ratio = f"{name} / {beside}", statistics.median(a / b for a, b in zip(took[name], took[beside]))
-            figures.append(Figure.at_most(label, ratio, "", most) if most else Figure(label, ratio, ""))
+            ratios = [a / b for a, b in zip(took[name], took[beside])]
+            figures.append(Figure.ratio(f"{name} / {beside}", ratios, most))
     return figures
 
 

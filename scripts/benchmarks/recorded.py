@@ -15,6 +15,8 @@ from scripts.benchmarks.figure import BenchError, Figure
 RECORDED = Path(__file__).with_name("recorded.json")
 LEAST = 0.02
 """The part of a recorded ratio that a run may always be above it, even if the turns of both runs were alike."""
+FINEST = 0.005
+"""A difference of two ratios that counts for nothing: 0.002 and 0.006 both say that a step takes next to no time."""
 
 Ratios = Mapping[str, Mapping[str, Mapping[str, float]]]
 """By benchmark and name: the ratio as "value", and the "spread" of the turns that it is the median of."""
@@ -70,4 +72,4 @@ def worse_than_recorded(results: Mapping[str, Sequence[Figure]], recorded: Ratio
 
 
 def _most(now: Figure, before: Mapping[str, float]) -> float:
-    return before["value"] + max(before["spread"], now.spread or 0.0, LEAST * before["value"])
+    return before["value"] + max(before["spread"], now.spread or 0.0, LEAST * before["value"], FINEST)

@@ -193,6 +193,12 @@ def test_the_larger_of_both_spreads_is_allowed(file: Path) -> None:
     assert worse_than_recorded({"boot": [Figure.ratio("steady", [0.61])]}, read_recorded(file))
 
 
+def test_a_difference_of_two_tiny_ratios_is_nothing(file: Path) -> None:
+    record(file, {"boot": [Figure.ratio("steady", [0.001])]})
+    assert not worse_than_recorded({"boot": [Figure.ratio("steady", [0.004])]}, read_recorded(file))
+    assert worse_than_recorded({"boot": [Figure.ratio("steady", [0.007])]}, read_recorded(file))
+
+
 def test_a_ratio_that_only_one_side_has_is_told(file: Path) -> None:
     (new, gone) = worse_than_recorded({"boot": [Figure.ratio("new", [1.0])]}, read_recorded(file))
     assert "new: expected a recorded ratio" in new and "steady: expected this run to measure it" in gone
