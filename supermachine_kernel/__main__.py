@@ -42,7 +42,7 @@ examples:
   {PROGRAM} info                  what is installed
   {PROGRAM} path kernel           where the kernel is, for a script
   {PROGRAM} extract build/guest   all files into a folder
-  {PROGRAM} bundle MyApp.app      all of them into an app; sign it after
+  {PROGRAM} bundle MyApp.app      all into an app; sign it after
   {PROGRAM} verify MyApp.app      are they still the right ones?
   {PROGRAM} doctor                what is wrong here, and what to do
 

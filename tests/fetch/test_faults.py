@@ -117,6 +117,12 @@ def silence(request: Request, reply: Reply) -> None:
     reply.silence()
 
 
+def a_few_bytes(request: Request, reply: Reply) -> None:
+    """Honours Range, and breaks off after a thousand bytes of each try."""
+    reply.head("206 Partial Content" if request.start else "200 OK", Content_Length=len(PACKED) - request.start)
+    reply.send(PACKED[request.start : request.start + 1000])
+
+
 def after_half(second: Answer) -> Answer:
     """Half of it; to the request for the rest, `second`; then what a plain server does."""
 
@@ -215,6 +221,7 @@ FAULTS = [
     Fault("broken always", "body cut off, with Content-Length", half, "3 tries"),
     Fault("broken always", "body cut off, without", without_length(PACKED[:HALF]), f"an end after {HALF} bytes"),
     Fault("broken always", "reset before the headers", reset, "3 tries"),
+    Fault("broken always", "a thousand bytes of each try", a_few_bytes, "more expected) (3 tries"),
     Fault("broken always", "reset in mid-body, at the same byte", never_beyond_half, "connection reset by peer"),
     Fault("broken always", "silence before the headers", silence, "timed out (3 tries"),
     Fault("broken always", "silence in mid-body", half_then_silence, "timed out (3 tries"),

@@ -8,7 +8,7 @@ class Limits:
     """How long a fetch may take; times in seconds.
 
     `connect` and `silence` (no byte arrives) end one try, `total` ends the fetch of all files. `tries` is how many
-    tries in a row may bring no further byte. The wait between two tries starts at `backoff` and doubles, up to
+    tries in a row may bring next to nothing. The wait between two tries starts at `backoff` and doubles, up to
     `longest_wait`. A host that asks for a longer wait than that is not asked again.
     """
 

@@ -23,6 +23,8 @@ from .release_url import display_url, printable
 from .session import Auth, Connections, Session
 
 _CHUNK = 256 << 10
+_ENOUGH = 64 << 10
+"""Bytes that a try must bring for the next one to begin the count, and the waits, anew."""
 _CONTENT_LENGTH = re.compile(r"[0-9]{1,19}")  # RFC 9110, 8.6
 
 # {setting} is how another release base is named, and what else there is.
@@ -115,7 +117,7 @@ class Download:
                     self._try(session)
                     return self._expected.check(self._out)
                 except _RetryableError as error:
-                    retry = self._wait(fresh if self._received > before else retry, error, began)
+                    retry = self._wait(fresh if self._received - before >= _ENOUGH else retry, error, began)
                 except ContentMismatchError:
                     if not self._joined:
                         raise
