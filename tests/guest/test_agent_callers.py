@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -328,9 +329,15 @@ def test_file_that_cannot_be_is_not_written(agent: NativeAgent, path: str, line:
 
 
 def test_full_disk_is_an_error_and_leaves_the_old_file(agent: NativeAgent, tmp_path: Path) -> None:
-    with pytest.raises(AgentError) as raised:
-        agent.write("/dev/full/x", b"")
-    assert raised.value.errno == errno.ENOTDIR
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", tmp_path], check=True)
+    try:
+        agent.write(str(tmp_path / "file"), b"old")
+        with pytest.raises(AgentError) as raised:
+            agent.write(str(tmp_path / "file"), bytes(1_000_000))
+        assert raised.value.errno == errno.ENOSPC
+        assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"old")]
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_streams_go_through_in_each_direction(agent: NativeAgent) -> None:

@@ -58,6 +58,22 @@ def test_commands_through_the_agent_s_own_caller_do_what_they_say(built_set: Pat
     assert {prefix: said(seen, prefix)[:1] for prefix in expected} == {k: [v] for k, v in expected.items()}
 
 
+def test_agent_with_one_cpu_parks_without_the_module(built_set: Path, tmp_path: Path) -> None:
+    with Device() as device:
+        config = configuration("sleep", "1000000", on_exit="idle")
+        with guest.running(
+            built_set, tmp_path, config, Container(), vsock=device, cpus=1, without=["smpark.ko"]
+        ) as machine:
+            machine.wait_for("listening on vsock port 777", guest.LIMIT)
+            agent = Agent(lambda: device.connect(777, timeout=120))
+            agent.park()
+            assert agent.status().parked == 1
+            agent.unpark()
+            assert agent.exec("echo", "on").stdout == b"on\n"
+            agent.power_off()
+            assert_ended_well(machine.wait(guest.LIMIT))
+
+
 # --- called by the host ---
 
 CALLERS = 200

@@ -18,7 +18,7 @@ from tests.support.disk import need_root
 
 SOURCES = Path(__file__).resolve().parents[2] / "kernel-build" / "agent"
 PROGRAMS = Path(__file__).resolve().parents[1] / "guest" / "agent"
-GUEST_ONLY = ("main.c", "vsock.c", "selftest.c", "guest.c")
+GUEST_ONLY = ("main.c", "vsock.c", "selftest.c", "guest.c", "pid1.c")
 """What needs a guest: vsock, and what would change the testing machine."""
 WORKERS = 8
 PING_MS, GONE_MS, SILENCE_MS, GOODBYE_MS = 1000, 3000, 2000, 300
