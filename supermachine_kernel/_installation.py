@@ -55,6 +55,8 @@ def how_to_reinstall() -> str:
 
 def how_to_install(version: str) -> str:
     """What to do to have the assets of the release `version` instead of these."""
+    if _package.has_changed():
+        return START_AGAIN
     if installation_kind() in ("wheel", "copy", "editable", "checkout"):
         return f'pip install "supermachine-kernel=={version}"'
     return f"build the app again, with supermachine-kernel=={version}"

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from packaging.tags import Tag, parse_tag
+from packaging.utils import canonicalize_name, parse_wheel_filename
 
+from scripts.asset_build.audit.reader import PACKAGE, read_wheel
 from scripts.asset_build.guest_sets import GUEST_SETS, WHEEL_ROWS, WheelRow, wheel_row
 
 PROJECT = Path(__file__).parents[2]
@@ -43,3 +45,12 @@ def test_every_other_spelling_of_a_mac_s_tag_is_one_of_the_table_s() -> None:
     }
     in_python = {name for name in spelled if name.endswith(".py") and not name.startswith("tests/")}
     assert in_python == {TABLE}
+
+
+def test_the_audit_reads_the_name_of_a_wheel_as_packaging_does(wheel: Path, custom_wheel: Path) -> None:
+    """The audit does so by itself, because it runs on a Python without any package."""
+    for path in (wheel, custom_wheel):
+        name, version, build, tags = parse_wheel_filename(path.name)
+        read = read_wheel(path)
+        assert (name, str(version), build) == (canonicalize_name(PACKAGE), read.version, ())
+        assert tags == parse_tag(path.stem.split("-", 2)[2])
