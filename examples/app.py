@@ -1,6 +1,6 @@
 """The app that the freezer examples package: it puts the assets into a folder, and says what it was given.
 
-app FOLDER          extract the four assets into FOLDER; print a report as JSON
+app FOLDER          extract the assets into FOLDER; print a report as JSON
 app doctor, info    what `python -m supermachine_kernel` says from in here (more of it: --help)
 """
 

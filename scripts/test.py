@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from scripts.asset_build.guest_sets import GUEST_SETS
 from scripts.asset_build.lock import read_lock
 from scripts.asset_build.paths import PROJECT
 from scripts.asset_build.wheel.sources import NoSourceError, resolve
@@ -75,7 +76,8 @@ def run(folder: Path, *, quick: bool, pytest_arguments: list[str]) -> None:
     _run_step("ruff", python, ["ruff", "check", "--quiet", "."])
     _run_step("mypy", python, ["mypy"])
     if sys.platform == "linux":
-        build_assets(SET)
+        for guest_set in [SET] if quick else GUEST_SETS:
+            build_assets(guest_set)
     else:
         _require_assets()
     installed = _installed(python, folder)
@@ -96,11 +98,11 @@ def _require_assets() -> None:
     """Raise WheelError where there are no assets to test with: they are built on Linux, and fetched once released."""
     if read_lock(PROJECT).set(SET) is None:
         try:
-            resolve(PROJECT, os.environ, local_only=True)
+            resolve(PROJECT, {**os.environ, "SUPERMACHINE_SET": SET}, local_only=True)
         except NoSourceError as error:
             cure = "run scripts/container.sh bash kernel-build/scripts/build.sh, or set SUPERMACHINE_ASSETS_DIR to a "
             cure += "folder with the files of supermachine_kernel/assets in a wheel"
-            expected = "the four assets, which are built on Linux alone"
+            expected = f"the assets of {SET}, which are built on Linux alone"
             raise WheelError("kernel-build/out", expected, "none", cure) from error
 
 

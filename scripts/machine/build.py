@@ -23,14 +23,14 @@ def build_assets(guest_set: str) -> None:
     Raises WheelError.
     """
     log(f"building the assets of {guest_set} from source")
-    done = _run_build_script(stdout=2)
+    done = _run_build_script("--set", guest_set, stdout=2)
     if done.returncode:
         raise WheelError(BUILD_SCRIPT, "to succeed", f"exit status {done.returncode}", "its message is above")
 
 
 def inputs_digest(guest_set: str) -> str:
     """The digest, in hexadecimal, of all that the assets of a set are built from. Raises WheelError."""
-    done = _run_build_script("--print-digest", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = _run_build_script("--set", guest_set, "--print-digest", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     digest = done.stdout.strip()
     if done.returncode or len(digest) != 64:
         found = done.stderr.strip() or f"exit status {done.returncode} and {digest!r}"

@@ -19,7 +19,7 @@ from scripts.asset_build.errors import BuildError
 from scripts.asset_build.release import source_archive
 from scripts.asset_build.wheel.sources import Source
 from scripts.asset_build.wheel.verify import verify_set
-from tests.support.sets import GUEST_SET
+from tests.support.sets import GUEST_SET, SET
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +65,7 @@ def test_it_builds_to_the_same_bytes(unpacked: Path, build: dict[str, Any], tmp_
 
 def test_the_archive_has_what_git_tracks_the_tarball_and_the_record(archive: Path, project: Path, wheel: Path) -> None:
     version = wheel.name.split("-")[1]
-    assert archive.name == f"supermachine-kernel-{version}-source.tar"
+    assert archive.name == f"supermachine-kernel-{version}-{SET}-source.tar"
     listed = ["git", "-C", str(project), "ls-files", "--cached", "--others", "--exclude-standard"]
     tracked = subprocess.run(
         [*listed, "kernel-build", "LICENSES", "NOTICE"], capture_output=True, text=True, check=True
@@ -87,7 +87,7 @@ def test_the_tarball_and_the_record_are_those_of_the_set(unpacked: Path, build: 
 def test_the_readme_says_how_and_with_what(unpacked: Path, build: dict[str, Any]) -> None:
     text = (unpacked / "README.md").read_text()
     (tarball,) = (unpacked / "kernel").iterdir()
-    assert f"bash kernel-build/scripts/build.sh --source kernel/{tarball.name} --out out" in text
+    assert f"bash kernel-build/scripts/build.sh --set {SET} --source kernel/{tarball.name} --out out" in text
     for value in (*build["toolchain"].values(), *(asset["sha256"] for asset in build["assets"].values())):
         assert value in text or value == build["toolchain"].get("musl_sha256")
 
@@ -119,7 +119,7 @@ def test_files_of_editors_and_systems_do_not_go_along(
     for name in ("LICENSES/.DS_Store", "LICENSES/MIT.txt~", "LICENSES/._MIT.txt", "kernel-build/agent/._agent.c"):
         (copy_of_checkout / name).write_text("litter")
     verified = verify_set(Source(GUEST_SET, "tree", {asset.name: built_set / asset.name for asset in GUEST_SET.assets}))
-    members = source_archive._members(replace(verified, build=build), copy_of_checkout, Path("linux.tar.xz"))
+    members = source_archive._members(replace(verified, build=build), copy_of_checkout, Path("linux.tar.xz"), [])
     named = {name for name, _ in members}
     assert {name for name in named if "._" in name or name.endswith((".DS_Store", "~"))} == set()
     assert {"LICENSES/MIT.txt", "kernel-build/agent/agent.h"} < named
@@ -170,3 +170,18 @@ def test_the_readme_of_a_set_from_another_tarball(build: dict[str, Any]) -> None
     build["patches"] = [{"name": "0001-a.patch", "sha256": "2" * 64}, {"name": "0002-b.patch", "sha256": "3" * 64}]
     text = source_archive._readme(build, "0.7.62", "linux-6.12.91.tar.xz")
     assert "Linux 6.12.91, SHA-256 1111" in text and "0001-a.patch, 0002-b.patch" in text
+
+
+def test_the_source_of_busybox_is_found_by_its_digests(tmp_path: Path) -> None:
+    """In the cache of the build, or beside the archive that is to be; any other file of that name is passed over."""
+    cache, out, name = tmp_path / "cache", tmp_path / "out", "busybox_1.dsc"
+    for folder, content in ((cache / "busybox", b"another"), (out, b"right")):
+        folder.mkdir(parents=True)
+        (folder / name).write_bytes(content)
+    build = {"busybox": {"files": {name: hashlib.sha256(b"right").hexdigest()}}}
+    environ = {"SUPERMACHINE_BUILD_CACHE": str(cache)}
+    assert source_archive._find_busybox(build, out, environ) == [out / name]
+    assert source_archive._find_busybox({}, out, environ) == []
+    (out / name).write_bytes(b"changed")
+    with pytest.raises(BuildError, match=f"busybox's source {name}: expected a file with SHA-256 "):
+        source_archive._find_busybox(build, out, environ)

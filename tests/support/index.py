@@ -12,6 +12,18 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+Done = subprocess.CompletedProcess[str]
+
+PIP_ON_A_MAC = """
+import sys
+from pip._vendor.packaging import markers
+own = markers.default_environment
+mac = {"os_name": "posix", "sys_platform": "darwin", "platform_system": "Darwin", "platform_machine": "arm64"}
+markers.default_environment = lambda: {**own(), **mac}
+from pip._internal.cli.main import main
+sys.exit(main())
+"""
+
 
 @contextlib.contextmanager
 def serve(packages: Path, log: Path) -> Iterator[str]:
@@ -55,6 +67,22 @@ def run(command: list[str], cwd: Path | None = None, **more: str) -> subprocess.
     return subprocess.run(
         command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
+
+
+def pip(url: str, command: str, *arguments: str | Path, on_a_mac: bool = False) -> Done:
+    start = ["-c", PIP_ON_A_MAC] if on_a_mac else ["-m", "pip"]
+    options = ["--index-url", f"{url}simple/", "--no-cache-dir"]
+    return run([sys.executable, *start, command, *options, *map(str, arguments)])
+
+
+def uv(url: str, command: str, *arguments: str | Path) -> Done:
+    options = ["--default-index", f"{url}simple/", "--no-cache", "--python", sys.executable]
+    return run([sys.executable, "-m", "uv", *command.split(), *options, *map(str, arguments)])
+
+
+def good(done: Done) -> str:
+    assert done.returncode == 0, done.stdout
+    return done.stdout
 
 
 def _free_port() -> int:

@@ -24,6 +24,7 @@ import pytest
 from scripts.machine import environments
 from supermachine_kernel._version import VERSION
 from tests.support import checkout, index, release
+from tests.support.index import Done, good, pip, uv
 from tests.support.mac import AS_ON_A_MAC
 from tests.support.sets import PLATFORM_TAG
 
@@ -33,18 +34,6 @@ NEXT = "{}.{}.{}".format(*VERSION.split(".")[:2], int(VERSION.split(".")[2]) + 1
 """A version of the library whose assets nobody published."""
 
 ASSETS = {"init-oci", "kernel", "smpark.ko", "supermachine-agent"}
-
-PIP_ON_A_MAC = """
-import sys
-from pip._vendor.packaging import markers
-own = markers.default_environment
-mac = {"os_name": "posix", "sys_platform": "darwin", "platform_system": "Darwin", "platform_machine": "arm64"}
-markers.default_environment = lambda: {**own(), **mac}
-from pip._internal.cli.main import main
-sys.exit(main())
-"""
-
-Done = subprocess.CompletedProcess[str]
 
 
 @dataclass(frozen=True)
@@ -98,26 +87,10 @@ def url_with_sdist(tmp_path_factory: pytest.TempPathFactory, files: Files) -> It
         yield url
 
 
-def pip(url: str, command: str, *arguments: str | Path, on_a_mac: bool = False) -> Done:
-    start = ["-c", PIP_ON_A_MAC] if on_a_mac else ["-m", "pip"]
-    options = ["--index-url", f"{url}simple/", "--no-cache-dir"]
-    return index.run([sys.executable, *start, command, *options, *map(str, arguments)])
-
-
-def uv(url: str, command: str, *arguments: str | Path) -> Done:
-    options = ["--default-index", f"{url}simple/", "--no-cache", "--python", sys.executable]
-    return index.run([sys.executable, "-m", "uv", *command.split(), *options, *map(str, arguments)])
-
-
 def works(target: Path) -> Done:
     """Run the library of the folder: it starts only with the assets of its own version."""
     program = "import os, supermachine; print(*sorted(os.listdir(supermachine.assets())))"
     return index.run([sys.executable, "-c", program], cwd=target)
-
-
-def good(done: Done) -> str:
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 def refused(done: Done) -> str:
@@ -213,7 +186,7 @@ def test_pip_elsewhere_finds_no_version(url: str, tmp_path: Path, platform: str)
 @pytest.mark.skipif(sys.platform == "darwin", reason="a Mac builds the sdist")
 @pytest.mark.parametrize("tool", ["pip", "uv"])
 def test_the_sdist_says_what_it_is_for(url_with_sdist: str, tmp_path: Path, tool: str) -> None:
-    """With an sdist on the index a request from Linux reaches it, and is told why there is no wheel for it."""
+    """A request from Linux for the set of a Mac reaches the sdist, and is told why there is no wheel for it."""
     python = environments.ensure("build")
     arguments = [
         "--no-build-isolation",
@@ -226,10 +199,9 @@ def test_the_sdist_says_what_it_is_for(url_with_sdist: str, tmp_path: Path, tool
     if tool == "uv":
         start = [sys.executable, "-m", "uv", "pip", "install", "--default-index", f"{url_with_sdist}simple/"]
         start += ["--no-cache", "--python", str(python)]
-    said = refused(index.run([*start, *arguments]))
-    assert (
-        f"supermachine-kernel is for macOS on Apple Silicon (arm64), and this is Linux on {os.uname().machine}" in said
-    )
+    said = refused(index.run([*start, *arguments], SUPERMACHINE_SET="aarch64"))
+    expected = "expected macOS on Apple Silicon (arm64), where the wheel can be installed"
+    assert f"supermachine-kernel: {expected}, found Linux on {os.uname().machine}" in said
     assert installed_in(tmp_path) == []
 
 

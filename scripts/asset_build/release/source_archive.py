@@ -12,7 +12,7 @@ from typing import Any
 from ..atomic_write import replacing
 from ..digests import file_sha256
 from ..errors import BuildError
-from ..guest_sets import GuestSet
+from ..guest_sets import GUEST_SETS, GuestSet
 from ..lock import read_lock
 from ..wheel.archive import write_tar
 from ..wheel.sources import BUILD_INFO, resolve
@@ -29,10 +29,10 @@ _NAMES = {"Kbuild"}
 _README = """\
 # Source of supermachine-kernel {version}
 
-This is the corresponding source of the Linux kernel and of smpark.ko in supermachine-kernel {version}, both under
-GPL-2.0-only, and the source of the programs beside them, with the scripts that build all four.
+This is the corresponding source of what is under GPL-2.0-only in the set {set} of supermachine-kernel {version},
+that is {gpl}, and the source of the programs beside it, with the scripts that build all of the set.
 
-    bash kernel-build/scripts/build.sh --source kernel/{tarball} --out out
+    bash kernel-build/scripts/build.sh --set {set} --source kernel/{tarball}{options} --out out
 
 on Debian or Ubuntu leaves in out/ the files of the wheel, byte for byte, when the toolchain is the same:
 
@@ -47,13 +47,19 @@ on Debian or Ubuntu leaves in out/ the files of the wheel, byte for byte, when t
 | `kernel/{tarball}` | the kernel's source: {origin}, SHA-256 {source_sha256} |
 | `kernel-build/patches/` | the patches that are applied to it, in the order of their names: {patches} |
 | `kernel-build/config/common.config`, `{set}.config` | the options that are on; everything else is off |
-| `kernel-build/smpark/`, `init-oci/`, `agent/` | smpark.ko and the two programs |
+{busybox}| `kernel-build/smpark/`, `init-oci/`, `agent/` | smpark.ko and the programs of this project |
 | `kernel-build/scripts/`, `kernel-build/README.md` | how they are built |
 | `build-info.json` | what the build recorded of itself |
 | `LICENSES/`, `NOTICE` | the licences, and which covers what |
 
 Not here, because their licences do not ask for it, and any Debian mirror has it: the source of musl (MIT; the Debian
 source package `musl`, version {musl}) and of the parts of libgcc in the programs (its exception covers them).
+"""
+
+
+_BUSYBOX = """\
+| `busybox/` | the source package {package} {version} of Debian, with the patches that are applied to it |
+| `kernel-build/busybox/busybox.config` | the options of busybox that are on; everything else is off |
 """
 
 
@@ -70,10 +76,11 @@ def write(out: Path, guest_set: GuestSet, project: Path = PROJECT, environ: Mapp
         cure = "archive the set where build.sh built it"
         raise BuildError("the set", expected, "none of these files", cure)
     tarball = _find_tarball(verified.build, out)
+    busybox = _find_busybox(verified.build, out, environ)
     _verify_inputs(guest_set, verified.build, project, tarball)
     name = f"supermachine-kernel-{verified.version}-{guest_set.name}-source"
     out.mkdir(parents=True, exist_ok=True)
-    archive, members = out / f"{name}.tar", _members(verified, project, tarball)
+    archive, members = out / f"{name}.tar", _members(verified, project, tarball, busybox)
     with replacing(archive) as file:
         write_tar(((f"{name}/{member}", content) for member, content in members), file)
     return archive
@@ -95,10 +102,29 @@ def _find_tarball(build: Mapping[str, Any], out: Path) -> Path:
     raise BuildError("the kernel's source", f"a tarball with SHA-256 {wanted}", found, f"{cure} into {out}")
 
 
+def _find_busybox(build: Mapping[str, Any], out: Path, environ: Mapping[str, str]) -> list[Path]:
+    """Find the files of busybox's source package by their digests, where a set has busybox."""
+    found, folders = [], [_build_cache(environ) / "busybox", out]
+    for name, wanted in sorted(build.get("busybox", {}).get("files", {}).items()):
+        there = [folder / name for folder in folders if (folder / name).is_file()]
+        right = [path for path in there if file_sha256(path) == wanted]
+        if not right:
+            cure = f"put that file into {out}; any Debian mirror, or snapshot.debian.org, has it"
+            raise BuildError(f"busybox's source {name}", f"a file with SHA-256 {wanted}", "none", cure)
+        found.append(right[0])
+    return found
+
+
+def _build_cache(environ: Mapping[str, str]) -> Path:
+    """Name the folder that build.sh keeps its downloads in."""
+    home = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(environ.get("SUPERMACHINE_BUILD_CACHE") or home / "supermachine-kernel" / "build")
+
+
 def _verify_inputs(guest_set: GuestSet, build: Mapping[str, Any], project: Path, tarball: Path) -> None:
     """The files of this checkout are what the set was built from: build.sh gives the digest that was recorded."""
     script = str(project / "kernel-build" / "scripts" / "build.sh")
-    command = ["bash", script, "--print-digest"]
+    command = ["bash", script, "--set", guest_set.name, "--print-digest"]
     if build["source"]["package"] is None:
         command += ["--source", str(tarball)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -110,11 +136,14 @@ def _verify_inputs(guest_set: GuestSet, build: Mapping[str, Any], project: Path,
         raise BuildError("kernel-build/", expected, found, "build the set again, or check out its commit")
 
 
-def _members(verified: VerifiedSet, project: Path, tarball: Path) -> Iterator[tuple[str, bytes | Path]]:
+def _members(
+    verified: VerifiedSet, project: Path, tarball: Path, busybox: list[Path]
+) -> Iterator[tuple[str, bytes | Path]]:
     build = dict(verified.build or {})
     yield "README.md", _readme(build, verified.version, tarball.name).encode()
     yield BUILD_INFO, (json.dumps(build, indent=2, sort_keys=True) + "\n").encode()
     yield f"kernel/{tarball.name}", tarball
+    yield from ((f"busybox/{path.name}", path) for path in busybox)
     for folder in ("kernel-build", "LICENSES"):
         for path in (project / folder).rglob("*"):
             name = path.relative_to(project).as_posix()
@@ -136,4 +165,7 @@ def _readme(build: Mapping[str, Any], version: str, tarball: str) -> str:
         source_sha256=source["sha256"],
         set=build["set"],
         patches=", ".join(patches) or "none",
+        gpl=", ".join(asset.name for asset in GUEST_SETS[build["set"]].assets if asset.licence.startswith("GPL")),
+        options=" --busybox busybox" if "busybox" in build else "",
+        busybox=_BUSYBOX.format(**build["busybox"]) if "busybox" in build else "",
     )
