@@ -59,7 +59,8 @@ machine's loopback is reached.
 
 With --oci an image for linux/arm64 is run instead: an OCI layout or an archive of one, or an archive of docker save.
 COMMAND takes the place of its Cmd. Its layers become block devices, its configuration init-oci.conf; its output and
-errors are shown line by line. QEMU emulates the processor, so this is many times slower than the real host.
+errors are shown line by line. Ctrl-C sends the image its StopSignal. QEMU emulates the processor, so this is many
+times slower than the real host.
 
 With --snapshot, Ctrl-C parks the guest's CPUs through the agent and saves the guest, and --restore goes on with it in a
 new QEMU of the same version, with the same kernel, CPUs and memory. Such a guest has no network. A file of a stranger

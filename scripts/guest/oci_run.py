@@ -6,6 +6,7 @@ This is the host that the tests use, and a developer's way to look at a guest. Q
 from __future__ import annotations
 
 import re
+import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.guest import qemu
+from scripts.guest.agent import Agent
 from scripts.guest.device import Device
 from scripts.guest.initramfs import Initramfs
 from scripts.guest.oci_image import Image, ImageError
@@ -22,6 +24,8 @@ from scripts.guest.tsi import Host
 OUTPUT, ERRORS = "[stdout] ", "[stderr] "
 """What init-oci begins a line of the image's output, or of its errors, with."""
 COMMAND_LINE = "console=ttyAMA0 quiet"
+AGENT_PORT = 777
+STOP_SECONDS = 10.0
 FOR_EVER = float(threading.TIMEOUT_MAX)
 _STATUS = re.compile(r"init-oci: exit status (\d+)")
 _OFF = re.compile(r"init-oci: the image (powers off|restarts)")
@@ -109,10 +113,12 @@ def run_image(
 ) -> int:
     """Run `image` until it ends; return its exit status. `assets` is a folder with a set.
 
-    The guest's network is the loopback of this machine, by AF_TSI.
+    The guest's network is the loopback of this machine, by AF_TSI. Ctrl-C sends the image its StopSignal, and ends the
+    guest after STOP_SECONDS.
 
     Raises ImageError for an image that cannot be run, and TimeoutError after `run.limit` seconds.
     """
+    stop = stop_signal(image.config)
     layers, initramfs = prepare(image, assets, run, scratch, show.console)
     device = Device()
     Host(device.link, ports=run.ports)
@@ -127,7 +133,30 @@ def run_image(
         on_line=show.line,
     )
     with device, machine:
-        return show.status(machine, run.limit)
+        try:
+            return show.status(machine, run.limit)
+        except KeyboardInterrupt:
+            return _stop(machine, Agent(lambda: device.connect(AGENT_PORT)), stop, show)
+
+
+def _stop(machine: qemu.Machine, agent: Agent, number: int, show: Show) -> int:
+    """Send the image a signal, and end it if that does not, as container runtimes do; its exit status."""
+    try:
+        agent.signal(number)
+        return show.status(machine, machine.ms / 1000 + STOP_SECONDS)
+    except (OSError, TimeoutError):
+        return 128 + signal.SIGKILL
+
+
+def stop_signal(config: Mapping[str, Any]) -> int:
+    """The number of the image's StopSignal, or that of SIGTERM. Raises ImageError if there is no such signal."""
+    (text,) = _texts({"StopSignal": [config.get("StopSignal") or "SIGTERM"]}, "StopSignal")
+    found = re.fullmatch(r"(?:SIG)?(?:([A-Z][A-Z0-9]*?)(?:\+(\d{1,2}))?|(\d{1,2}))", text)
+    name, more, number = found.groups() if found else (None, None, None)
+    value = int(number or 0) if name is None else int(getattr(signal, f"SIG{name}", 0)) + int(more or 0)
+    if not 1 <= value <= 64:
+        raise ImageError("the image: StopSignal", "a signal", ascii(text)[:100], "make the image again")
+    return value
 
 
 def prepare(

@@ -113,6 +113,11 @@ class Machine:
         return self._process.pid
 
     @property
+    def ms(self) -> int:
+        """Milliseconds since QEMU was started."""
+        return round((time.monotonic() - self._start) * 1000)
+
+    @property
     def runs(self) -> bool:
         """Whether QEMU has not ended."""
         return self._process.poll() is None
@@ -152,7 +157,7 @@ class Machine:
         except subprocess.TimeoutExpired:
             status = None
         self.end()
-        return Boot(self.lines, status, self._ms())
+        return Boot(self.lines, status, self.ms)
 
     def end(self) -> None:
         """Kill QEMU, if it has not ended."""
@@ -173,7 +178,7 @@ class Machine:
         assert self._process.stdout is not None
         try:
             while raw := self._process.stdout.readline(_LONGEST_LINE):
-                line = Line(self._ms(), raw.rstrip(b"\n").decode("utf-8", "replace").rstrip("\r"))
+                line = Line(self.ms, raw.rstrip(b"\n").decode("utf-8", "replace").rstrip("\r"))
                 with self._news:
                     self._lines.append(line)
                     self._count += 1
@@ -184,9 +189,6 @@ class Machine:
         with self._news:
             self._silent = True
             self._news.notify_all()
-
-    def _ms(self) -> int:
-        return round((time.monotonic() - self._start) * 1000)
 
 
 def as_host_loads(kernel: Path, scratch: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.guest.oci_image import ImageError
+from scripts.guest.oci_run import stop_signal
 from tests.support import debian
 from tests.support.oci_layout import TAG, busybox_layer, entry, layer, write
 
@@ -59,6 +62,31 @@ def test_a_command_replaces_cmd_and_a_volume_keeps_what_it_writes(
         project, built_set, str(layout), *words[:1], f"{words[1]}:ro", *words[2:], "cat /data/file; touch /data/x"
     )
     assert (done.returncode, done.stdout) == (1, "kept\n"), done.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_sends_the_image_its_stop_signal(project: Path, built_set: Path, tmp_path: Path) -> None:
+    script = "trap 'echo stopping; exit 3' USR2; echo ready; while :; do sleep 0.1; done"
+    config = {"Cmd": ["sh", "-c", script], "Env": ["PATH=/bin"], "StopSignal": "SIGUSR2"}
+    layout = write(tmp_path / "layout", [busybox_layer()], config)
+    command = [sys.executable, str(project / "scripts" / "boot.py"), "--oci", str(layout), "--cpus", "1"]
+    with subprocess.Popen([*command, str(built_set)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == "stopping\n"
+    assert process.returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [(None, 15), ("SIGQUIT", 3), ("INT", 2), ("SIGRTMIN+3", 37), ("9", 9), ("0", 0), ("SIG_DFL", 0)]
+)
+def test_a_stop_signal_is_a_name_or_a_number(text: str | None, number: int) -> None:
+    if number:
+        assert stop_signal({"StopSignal": text}) == number
+    else:
+        with pytest.raises(ImageError, match="StopSignal: expected a signal"):
+            stop_signal({"StopSignal": text})
 
 
 @pytest.mark.slow
