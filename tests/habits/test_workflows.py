@@ -204,7 +204,7 @@ def test_the_commands_exist(project: Path, workflows: dict[str, Workflow]) -> No
             ):
                 assert (project / path).exists(), (name, job, path)
             for command in re.findall(r"python3? (scripts/\w+\.py[^|&)\n]*)", script):
-                script_path, *arguments = command.split()
+                script_path, *arguments = command.partition(" -- ")[0].split()
                 subcommand = arguments[:1] if arguments and not arguments[0].startswith("-") else []
                 subcommand = [one for one in subcommand if one.isalpha()]
                 done = _run(f"{sys.executable} {script_path} {' '.join(subcommand)} --help", project)
