@@ -26,7 +26,7 @@ from .file_lock import file_lock
 from .frontend import ERROR_FILE
 from .guest_sets import chosen_set, wheel_row
 from .lock import read_lock
-from .paths import PROJECT
+from .paths import PROJECT, refuse_link_outside
 from .wheel import package_data
 from .wheel.archive import normalize_sdist, normalize_wheel
 from .wheel.sbom import write_sbom
@@ -194,11 +194,9 @@ class Sdist(sdist):
 
 
 def _refuse_links_out(names: Iterable[str]) -> None:
-    """Raise BuildError for a file whose content lies outside of the checkout: an archive would give it away."""
+    """Raise BuildError for a file whose content lies outside of the checkout."""
     for name in names:
-        end = (PROJECT / name).resolve()
-        if not end.is_relative_to(PROJECT.resolve()):
-            raise BuildError(name, "a file of this checkout", f"a link to {end}", "remove it")
+        refuse_link_outside(name)
 
 
 def _refuse_sdist_elsewhere() -> None:

@@ -46,6 +46,8 @@ def run_program(main: Callable[[], int]) -> NoReturn:
         status = 1 if error.__cause__.__class__ is BrokenPipeError else _failed(f"standard output: {error}")
     except OSError as error:
         status = _failed(f"{error.filename or 'the system'}: {error.strerror or error}")
+    except MemoryError:
+        status = _failed("the memory that this process may use does not suffice (ulimit -v)")
     sys.exit(status)
 
 

@@ -185,3 +185,22 @@ def test_a_full_disk_under_out_is_told_of_the_folder(built_set: Path, tmp_path: 
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("wheel.py: ") and "No space left on device" in last and str(small) in last
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_process_without_memory_ends_in_one_line(program: str, tmp_path: Path) -> None:
+    (tmp_path / "argparse.py").write_text(NO_MEMORY.format(here=str(tmp_path)))
+    done = run([program], tmp_path, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{program}: the memory that this process may use does not suffice (ulimit -v)\n"
+
+
+NO_MEMORY = """\
+import sys
+sys.path.remove({here!r})
+del sys.modules["argparse"]
+import argparse
+def use_all(*_):
+    raise MemoryError
+argparse.ArgumentParser.parse_args = use_all
+"""

@@ -185,3 +185,13 @@ def test_the_source_of_busybox_is_found_by_its_digests(tmp_path: Path) -> None:
     (out / name).write_bytes(b"changed")
     with pytest.raises(BuildError, match=f"busybox's source {name}: expected a file with SHA-256 "):
         source_archive._find_busybox(build, out, environ)
+
+
+def test_a_link_out_of_the_checkout_is_not_given_away(copy_of_checkout: Path, tmp_path: Path) -> None:
+    """Its members alone: no set need be built for it."""
+    (tmp_path / "secret").write_text("secret")
+    (copy_of_checkout / "LICENSES" / "Other.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(
+        BuildError, match=r"LICENSES/Other.txt: expected a file of this checkout, found a link to .*/secret"
+    ):
+        list(source_archive._sources(copy_of_checkout))

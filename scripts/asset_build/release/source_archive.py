@@ -14,6 +14,7 @@ from ..digests import file_sha256
 from ..errors import BuildError
 from ..guest_sets import GUEST_SETS, GuestSet
 from ..lock import read_lock
+from ..paths import refuse_link_outside
 from ..wheel.archive import write_tar
 from ..wheel.sources import BUILD_INFO, resolve
 from ..wheel.verify import VerifiedSet, verify_set
@@ -144,11 +145,17 @@ def _members(
     yield BUILD_INFO, (json.dumps(build, indent=2, sort_keys=True) + "\n").encode()
     yield f"kernel/{tarball.name}", tarball
     yield from ((f"busybox/{path.name}", path) for path in busybox)
+    yield from _sources(project)
+
+
+def _sources(project: Path) -> Iterator[tuple[str, Path]]:
+    """The files of the checkout. Raises BuildError for one that is a link out of it."""
     for folder in ("kernel-build", "LICENSES"):
         for path in (project / folder).rglob("*"):
             name = path.relative_to(project).as_posix()
             wanted = path.suffix in _SUFFIXES or path.name in _NAMES or (folder == "LICENSES" and path.suffix == ".txt")
             if wanted and path.is_file() and not path.name.startswith(".") and not name.startswith("kernel-build/out/"):
+                refuse_link_outside(name, project)
                 yield name, path
     yield "NOTICE", project / "NOTICE"
 
