@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from scripts.asset_build.errors import BuildError
+from scripts.asset_build.guest_sets import GUEST_SETS
 from scripts.guest import qemu
 from scripts.guest.boot_arguments import cpus, memory, seconds, source, volume
 from scripts.guest.initramfs import Initramfs
@@ -35,9 +36,8 @@ from scripts.machine.install import install as install_wheel
 from scripts.machine.packages import install_commands
 from scripts.machine.program import log, report_error, run_program
 from supermachine_kernel import SupermachineKernelError
-from supermachine_kernel._assets import ASSETS
 
-NAMES = sorted(asset.name for asset in ASSETS)
+NAMES = sorted(asset.name for asset in GUEST_SETS["aarch64"].assets)
 LAST_LINES = 20
 NOT_RUN = 125
 """The exit status with --oci when the image could not be run, as docker and podman have it."""
