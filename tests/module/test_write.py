@@ -200,10 +200,11 @@ def as_nobody(program: str, folder: Path, *arguments: object, mode: int = 0o777)
 import os, sys
 from supermachine_kernel import SMPARK_KO
 from supermachine_kernel._folder import Folder
+from supermachine_kernel._assets import open_asset
 from supermachine_kernel._write import write_files
 os.chdir(sys.argv[1])
 content = SMPARK_KO.read_bytes()
-with SMPARK_KO.open() as reader:
+with open_asset(SMPARK_KO) as reader:
     os.geteuid() or os.setuid(65534)
     with Folder(".") as folder:
         exec(sys.argv.pop())
