@@ -7,6 +7,7 @@ from ._assets import ASSETS, Asset, is_manifest, manifest
 from ._ensure import complete_in, require_assets
 from ._errors import AssetError, AssetMissingError, DestinationError
 from ._folder import Folder, cure_of, make_folder, open_folder
+from ._package import SETS
 from ._proof import is_proven
 from ._read import open_matching
 from ._write import is_usable, write_files
@@ -207,7 +208,7 @@ def _parse_receipt(content: "Optional[bytes]") -> "Optional[dict[str, Any]]":
 
 def _is_plausible(receipt: "dict[str, Any]") -> bool:
     """Whether what errors show of a receipt, which may be a stranger's, is of the form that bundle writes."""
-    entries = [receipt["assets"][asset.name] for asset in ASSETS]
+    entries = [receipt["assets"][name] for name in SETS[receipt["set"]]]
     digests = [receipt["set_digest"], *(entry["sha256"] for entry in entries)]
     return (
         all(len(digest) == 64 and set(digest) <= set("0123456789abcdef") for digest in digests)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
-from packaging.tags import Tag, parse_tag
+from packaging.tags import Tag, parse_tag, sys_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
+from scripts.asset_build import guest_sets
 from scripts.asset_build.audit.reader import PACKAGE, read_wheel
-from scripts.asset_build.guest_sets import GUEST_SETS, WHEEL_ROWS, WheelRow, wheel_row
+from scripts.asset_build.errors import BuildError
+from scripts.asset_build.guest_sets import GUEST_SETS, WHEEL_ROWS, WheelRow, chosen_set, wheel_row
+from scripts.asset_build.lock import read_lock_file
+from scripts.asset_build.wheel.sources import resolve
 
 PROJECT = Path(__file__).parents[2]
 TABLE = "scripts/asset_build/guest_sets.py"
@@ -54,3 +59,35 @@ def test_the_audit_reads_the_name_of_a_wheel_as_packaging_does(wheel: Path, cust
         read = read_wheel(path)
         assert (name, str(version), build) == (canonicalize_name(PACKAGE), read.version, ())
         assert tags == parse_tag(path.stem.split("-", 2)[2])
+
+
+def test_a_set_that_does_not_exist_is_one_line() -> None:
+    with pytest.raises(BuildError) as caught:
+        resolve(PROJECT, {"SUPERMACHINE_SET": "mips"})
+    assert str(caught.value) == (
+        f"SUPERMACHINE_SET: expected one of {', '.join(GUEST_SETS)}, found mips; name one of these, or unset it"
+    )
+
+
+def test_a_lock_with_a_set_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
+    lock = tmp_path / "assets.lock.json"
+    lock.write_text(json.dumps({"format": 1, "version": "1", "sets": {"mips": {}}}))
+    with pytest.raises(BuildError) as caught:
+        read_lock_file(lock)
+    assert f"found the set 'mips', and there are {', '.join(GUEST_SETS)}; take the file" in str(caught.value)
+
+
+def test_without_a_name_the_set_is_that_of_this_machine_or_the_first() -> None:
+    here = set(sys_tags())
+    fitting = [name for name in GUEST_SETS if any(Tag(*tag.split("-", 2)) in here for tag in wheel_row(name).tags)]
+    assert chosen_set({}).name == (fitting or [*GUEST_SETS])[0]
+
+
+def test_a_row_names_assets_that_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = json.loads(guest_sets.TABLE.read_text())
+    rows["aarch64"]["assets"].append("vmlinuz")
+    table = tmp_path / "guest-sets.json"
+    table.write_text(json.dumps(rows))
+    monkeypatch.setattr(guest_sets, "TABLE", table)
+    with pytest.raises(BuildError, match=r"guest-sets.json: aarch64: expected assets among kernel, .*, found vmlinuz"):
+        guest_sets._read_table()
