@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import struct
 from typing import TYPE_CHECKING, Callable
 
 from scripts.guest import packet
@@ -18,6 +19,7 @@ _CLOSE_TIMEOUT = 8.0
 """Seconds the guest has to answer the end of a stream."""
 
 _PACKETS_IN_TURN = 16
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class Stream:
@@ -54,7 +56,8 @@ class Stream:
             self._settle(True)
             self._listen()
         elif header.op == packet.RST:
-            self._settle(False)
+            # what a program of the guest wants that closes its socket without lingering
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             self.close()
         elif header.op == packet.SHUTDOWN:
             self._shut(header.flags & packet.NO_MORE)

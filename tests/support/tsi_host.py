@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import select
 import selectors
 import socket
@@ -28,6 +29,7 @@ class Servers:
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._ending = False
+        self._endings: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._accept, args=(sock,)) for sock in self._streams]
         self._threads.append(threading.Thread(target=self._answer_datagrams))
         with socket.socket() as nobody:
@@ -44,6 +46,12 @@ class Servers:
     def port(self) -> int:
         """The TCP server's."""
         port: int = self._streams[0].getsockname()[1]
+        return port
+
+    @property
+    def udp_port(self) -> int:
+        """The first UDP server's."""
+        port: int = self._datagrams[0][0].getsockname()[1]
         return port
 
     def __enter__(self) -> Servers:
@@ -100,6 +108,11 @@ class Servers:
         what, *words = line.split()
         if what == "dial":
             self._dial(sock, int(words[0]), words[1:])
+        elif what == "watch":
+            sock.sendall(b"ok\n")
+            self._endings.put(_ending(sock))
+        elif what == "ending":
+            sock.sendall(self._endings.get(timeout=LIMIT))
         elif what == "act":
             try:
                 while (line := _line(sock)) is not None:
@@ -144,7 +157,16 @@ def _line(sock: socket.socket) -> str | None:
         if not byte:
             return None
         line += byte
-    return line.decode().strip()
+    return line.decode("ascii", "replace").strip()  # the random calls may send anything
+
+
+def _ending(sock: socket.socket) -> bytes:
+    try:
+        while sock.recv(1 << 16):
+            pass
+        return b"end\n"
+    except ConnectionResetError:
+        return b"reset\n"
 
 
 def _do(sock: socket.socket, words: list[str]) -> None:

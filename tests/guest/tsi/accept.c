@@ -290,6 +290,31 @@ CASE(listener_hears_guest_and_host)
 	echoed(accept_one(listener), "host");
 }
 
+static void names_within_the_guest(const char *host)
+{
+	union address at = of(host, 0), own, peer, told, to = at;
+	int listener = listener_at(&at), client = tcp(at.any.sa_family), fd;
+	socklen_t size = sizeof own;
+
+	to.v4.sin_port = htons(port_of(listener));
+	CHECK(!connect(client, &to.any, length(&to)));
+	CHECK(!getsockname(client, &own.any, &size) && !getpeername(client, &peer.any, &size) && same(&peer, &to));
+	size = sizeof told;
+	CHECK((fd = accept(listener, &told.any, &size)) >= 0 && size == length(&own) && same(&told, &own));
+	CHECK(!getpeername(fd, &peer.any, &size) && same(&peer, &own));
+	CHECK(!getsockname(fd, &peer.any, &size) && same(&peer, &to));
+	send_all(client, "within", 6);
+	expect(fd, "within");
+}
+
+CASE(names_of_a_connection_within_the_guest)
+{
+	names_within_the_guest("127.0.0.1");
+	names_within_the_guest("127.8.8.8");
+	names_within_the_guest("::1");
+	names_within_the_guest("203.0.113.1");	/* the one that init-oci gives it */
+}
+
 CASE(connection_closed_before_accept)
 {
 	char data[10];

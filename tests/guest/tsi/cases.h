@@ -4,7 +4,7 @@
  *
  * The host has one server, at server_port of both loopback addresses, whose first line from a client says what it does
  * (serve() sends it): echo | give N | take N | hold | reset | dial PORT WHAT, where WHAT is one of the former, done on a
- * connection to the guest's port; or act, and then each further line is a fault to begin with. Its datagram servers, at udp_ports, answer with their number and what they got.
+ * connection to the guest's port; watch, and then ending on another connection tells how the former ended; or act, and then each further line is a fault to begin with. Its datagram servers, at udp_ports, answer with their number and what they got.
  */
 #ifndef CASES_H
 #define CASES_H

@@ -201,6 +201,21 @@ CASE(unknown_options_are_refused)
 	FAILS(getsockopt(fd, IPPROTO_TCP, 9999, &value, &size), ENOPROTOOPT);
 }
 
+CASE(closing_without_lingering_resets)
+{
+	static const char *const endings[] = { "end\n", "reset\n" };
+
+	for (int n = 0; n < 2; n++) {
+		struct linger linger = { n, 0 };
+		int fd = serve(AF_INET, "watch");
+
+		expect(fd, "ok\n");
+		CHECK(!setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger));
+		close(fd);
+		expect(serve(AF_INET, "ending"), endings[n]);
+	}
+}
+
 CASE(shutdown_before_connect)
 {
 	FAILS(shutdown(tcp(AF_INET), SHUT_RDWR), ENOTCONN);
