@@ -29,6 +29,8 @@ kernel-build/out/SET. A set that was built before comes from the cache.
   --out DIR       write the set to DIR: a new folder, an empty one, or one that holds a set
   --source PATH   kernel source to build, a tarball or a folder (default: the package $SOURCE_PACKAGE)
   --busybox DIR   Debian's source package of busybox, as apt-get source --download-only leaves it (default: fetched)
+  --debug         build a kernel that watches itself, for tests, with config/SET-debug.config; writes to
+                  kernel-build/out/SET-debug
   --check         build twice, cache aside, in two folders, and compare; writes no set
   --print-digest  print the digest of all inputs and stop
   --help          this text
@@ -85,7 +87,7 @@ main() {
 # --- arguments, and what the machine must have ---
 
 parse_arguments() {
-    action=build guest_set=aarch64 jobs=$(nproc 2> /dev/null || echo 1) out='' source=/usr/src/$SOURCE_PACKAGE.tar.xz
+    action=build debug='' guest_set=aarch64 jobs=$(nproc 2> /dev/null || echo 1) out='' source=/usr/src/$SOURCE_PACKAGE.tar.xz
     source_package=$SOURCE_PACKAGE busybox=
     while (($#)); do
         case $1 in
@@ -94,6 +96,7 @@ parse_arguments() {
         case $1 in
             --help | -h) usage && exit 0 ;;
             --check) action=check ;;
+            --debug) debug=-debug ;;
             --print-digest) action=digest ;;
             --set | --jobs | --out | --source | --busybox)
                 [[ -n ${2-} ]] || misuse "$1 needs a value"
@@ -111,7 +114,9 @@ parse_arguments() {
         shift
     done
     [[ $guest_set != all || -z $out ]] || misuse "--out takes one set, not all"
-    [[ -n $out ]] || out=$HERE/out/$guest_set
+    [[ -n $out ]] || out=$HERE/out/$guest_set$debug
+    configs=(config/common.config "config/$guest_set.config")
+    [[ -z $debug ]] || configs=("config/$guest_set-debug.config")
     [[ $jobs =~ ^[1-9][0-9]*$ ]] || misuse "--jobs needs a number from 1, not: $jobs"
     [[ -n $source_package || -e $source ]] || die "--source $source: there is no such file or folder"
     [[ ! -d $source || -e $source/Makefile ]] || die "--source $source: expected kernel source, found no Makefile there"
@@ -239,7 +244,7 @@ collect_inputs() {
         echo "source $source_sha"
         echo "toolchain $(tool_version gcc), $(tool_version ld)"
         echo "made for $KERNEL_ARCHITECTURE by $COMPILER: $KERNEL_IMAGE"
-        cd "$HERE" && sha256sum config/common.config "config/$guest_set.config" scripts/recipe.sh
+        cd "$HERE" && sha256sum "${configs[@]}" scripts/recipe.sh
         for patch in patches/*.patch; do [[ ! -e $patch ]] || sha256sum "$patch"; done
     )
     kernel_digest=$(sha256sum <<< "$kernel_inputs" | cut -d ' ' -f 1)
@@ -308,7 +313,7 @@ build_kernel() {
     mkdir -p "$1" "$dest"
     stage "unpacking $source" unpack_source "$source" "$tree"
     stage "applying patches" apply_patches "$HERE/patches" "$tree"
-    stage "configuring" configure "$tree" "$HERE/config/common.config" "$HERE/config/$guest_set.config"
+    stage "configuring" configure "$tree" "${configs[@]/#/$HERE/}"
     stage "compiling the kernel with $jobs jobs" compile_kernel "$tree" "$jobs"
     stage "packing its headers" pack_tree "$tree" "$dest/tree.tar.gz"
     cp "$tree/$KERNEL_IMAGE" "$dest/kernel"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ from tests.support.tsi_host import Servers
 
 pytestmark = pytest.mark.slow
 
+DEBUGGED = (guest.SOURCES / "debugged.sh").read_bytes()
 HIJACK = f"{qemu.COMMAND_LINE} tsi_hijack"
 LIMIT = 400.0
 SOURCES = sorted((guest.SOURCES / "tsi").glob("*.c"))
@@ -38,22 +38,35 @@ class Ran(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=[STANDARD, LIBKRUN], ids=["standard", "libkrun"])
-def ran(request: pytest.FixtureRequest, built_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
+def ran(request: pytest.FixtureRequest, built_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """One boot in which all cases run."""
-    behaviour: Behaviour = request.param
-    scratch = tmp_path_factory.mktemp("tsi")
+    return run_cases(built_set, tmp_path_factory.mktemp("tsi"), request.param)
+
+
+def run_cases(
+    assets: Path,
+    scratch: Path,
+    behaviour: Behaviour,
+    *before: str,
+    memory: str = qemu.MEMORY,
+    limit: float = LIMIT,
+) -> Ran:
+    """Boot a guest of `assets` that runs all cases; `before` are the words before theirs on its command line."""
     container = Container()
     container.file("bin/cases", guest.compile_guest_program("tsi/*.c", scratch), 0o755)
+    container.file("bin/debugged", DEBUGGED, 0o755)
     device = Device(behaviour)
     host = Host(device.link)
     with Servers(lambda port: host.wait_for_listener(port, 20)) as servers, device:
-        config = configuration("cases", *servers.arguments)
-        with guest.running(built_set, scratch, config, container, vsock=device, command_line=HIJACK) as machine:
-            machine.wait_for("^cases: done$", LIMIT)
+        config = configuration(*before, "cases", *servers.arguments)
+        with guest.running(
+            assets, scratch, config, container, vsock=device, memory=memory, command_line=HIJACK
+        ) as machine:
+            machine.wait_for("^cases: done$", limit)
             left = what_is_left(host, device)
-            seen = machine.wait(LIMIT)
+            seen = machine.wait(limit)
         outcomes = dict(line.split(": ", 1) for line in said(seen, "case "))
-        yield Ran(outcomes, device.complaints, left, seen)
+        return Ran(outcomes, device.complaints, left, seen)
 
 
 def what_is_left(host: Host, device: Device) -> list[str]:

@@ -8,7 +8,7 @@ import random
 import re
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from scripts.guest.device import GUEST_CID, Device
 from scripts.guest.packet import HOST_CID, Header
 from scripts.guest.tsi import Host
 from scripts.guest.tsi_messages import CONNECT, GETNAME, LISTEN
+from tests.guest.test_tsi import DEBUGGED
 from tests.support import guest, transport_reset
 from tests.support.guest import Container, assert_ended_well, configuration, said
 from tests.support.tsi_host import Servers
@@ -115,13 +116,19 @@ class BadHost:
 
 
 @pytest.fixture(scope="module")
-def seen(built_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[qemu.Boot]:
+def seen(built_set: Path, tmp_path_factory: pytest.TempPathFactory) -> qemu.Boot:
     """One boot in which all faults occur."""
-    scratch = tmp_path_factory.mktemp("faults")
+    return run_faults(built_set, tmp_path_factory.mktemp("faults"))
+
+
+def run_faults(assets: Path, scratch: Path, *before: str, memory: str = qemu.MEMORY, limit: float = LIMIT) -> qemu.Boot:
+    """Boot a guest of `assets` that runs all faults; `before` are the words before theirs on its command line."""
     with tempfile.TemporaryDirectory(prefix="qmp-") as folder, Device() as device:  # a socket's path must be short
         bad = BadHost(device, Path(folder, "socket"))
         with Servers(functools.partial(bad.host.wait_for_listener, timeout=20), bad.act) as servers:
-            yield run(built_set, scratch, device, [*servers.arguments, *FAULTS], transport_reset.arguments(bad.qmp))
+            arguments = [*servers.arguments, *FAULTS]
+            extra = transport_reset.arguments(bad.qmp)
+            return run(assets, scratch, device, arguments, extra, before=before, memory=memory, limit=limit)
 
 
 def run(
@@ -131,15 +138,19 @@ def run(
     arguments: list[str],
     extra: list[str] | None = None,
     switch: str = " tsi_hijack",
+    before: Sequence[str] = (),
+    memory: str = qemu.MEMORY,
+    limit: float = LIMIT,
 ) -> qemu.Boot:
     container = Container()
     container.file("bin/cases", guest.compile_guest_program("tsi/*.c", scratch), 0o755)
+    container.file("bin/debugged", DEBUGGED, 0o755)
     line = qemu.COMMAND_LINE + switch
-    config = configuration("cases", *arguments)
+    config = configuration(*before, "cases", *arguments)
     with guest.running(
-        built_set, scratch, config, container, vsock=device, command_line=line, extra=extra or []
+        built_set, scratch, config, container, vsock=device, memory=memory, command_line=line, extra=extra or []
     ) as machine:
-        return machine.wait(LIMIT)
+        return machine.wait(limit)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -177,11 +188,16 @@ def test_no_device_and_switched_on(built_set: Path, tmp_path: Path) -> None:
     assert [said(seen, f"case {case}: ") for case in INSIDE] == [["ok"]] * len(INSIDE)
 
 
-def test_guest_has_no_network_device(built_set: Path, tmp_path: Path) -> None:
-    """Nothing but loopback and the dummy that the kernel always makes, which is down."""
-    config = configuration(
-        "sh", "-c", "echo devices: $(ls /sys/class/net); echo state: $(cat /sys/class/net/dummy0/operstate)"
+@pytest.mark.parametrize(
+    ("switch", "addresses"), [("", ["127.0.0.1/8"]), (" tsi_hijack", ["127.0.0.1/8", "203.0.113.1/32"])]
+)
+def test_guest_has_no_network_device(built_set: Path, tmp_path: Path, switch: str, addresses: list[str]) -> None:
+    """Nothing but loopback and the dummy that the kernel always makes. No route leads through that."""
+    script = "echo devices: $(ls /sys/class/net); ip -4 -o address | sed 's/.* inet \\([^ ]*\\).*/address: \\1/'"
+    script += "; ip route | sed 's/^/route: /'"
+    seen = guest.boot(
+        built_set, tmp_path, configuration("sh", "-c", script), Container(), command_line=qemu.COMMAND_LINE + switch
     )
-    seen = guest.boot(built_set, tmp_path, config, Container())
     assert said(seen, "devices: ") == ["dummy0 lo"]
-    assert said(seen, "state: ") == ["down"]
+    assert said(seen, "address: ") == addresses
+    assert said(seen, "route: ") == []
