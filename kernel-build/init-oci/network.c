@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -133,10 +134,30 @@ static void add_gateway(const struct internet_address *gateway, const char *devi
 		fail("gateway %s: %s", text_of(gateway), strerror(errno));
 }
 
+/* glibc gives a program no address of a name (AI_ADDRCONFIG) where the guest has none but loopback's. This one leads
+ * nowhere: there is no route beside it.
+ */
+static void add_address_of_the_host_network(void)
+{
+	struct device_address own = { .prefix = 32, .address.family = AF_INET };
+	FILE *file = fopen("/sys/module/kernel/parameters/tsi_hijack", "re");
+	bool on = file && fgetc(file) == 'Y';
+
+	if (file)
+		fclose(file);
+	if (!on || !if_nametoindex("dummy0"))
+		return;
+	own.device = "dummy0";
+	inet_pton(AF_INET, "203.0.113.1", &own.address.bytes);
+	add_address(&own);
+}
+
 void configure_network(const struct config *config)
 {
 	if (!raise_device("lo"))
 		say("init-oci: warning: lo stays down: %s", strerror(errno));
+	if (!config->address_count)
+		add_address_of_the_host_network();
 	for (size_t i = 0; i < config->address_count; i++)
 		add_address(&config->addresses[i]);
 	for (size_t i = 0; i < config->gateway_count; i++)

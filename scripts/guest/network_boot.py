@@ -18,14 +18,14 @@ _SERVED = "a page of the guest"
 _SCRIPT = f"""\
 #!/bin/sh
 busybox httpd -p {_PORT} -h /www
-echo "network: devices: $(ls /sys/class/net)"
-echo "network: resolved: $(getent hosts {NAME})"
+echo network: devices: $(ls /sys/class/net)
+echo "network: resolved: $(getent ahosts {NAME} | head -n 1)"
 echo "network: fetched: $(curl --silent --show-error --fail http://{NAME}/page)"
 echo "network: served: $(curl --silent --show-error --fail http://{NAME}/served)"
 """
 CONFIG = "lower=/dev/vda\narg=network\n"
 PROOFS = {
-    "no device": r"^network: devices: lo$",
+    "no device": r"^network: devices: dummy0 lo$",
     "name resolved": rf"^network: resolved: {re.escape(ADDRESS)}\s.*",
     "page fetched": rf"^network: fetched: {PAGE}$",
     "page served": rf"^network: served: {_SERVED}$",
@@ -34,9 +34,19 @@ PROOFS = {
 
 
 def boot_network(
-    kernel: Path, initramfs: Path, *, cpus: int, memory: str, limit: float, on_line: Callable[[qemu.Line], None]
+    kernel: Path,
+    initramfs: Path,
+    *,
+    cpus: int,
+    memory: str,
+    limit: float,
+    on_line: Callable[[qemu.Line], None],
+    switch: str = "tsi_hijack",
 ) -> qemu.Boot:
-    """Boot such a guest; `initramfs` has the assets and CONFIG. Raises SetupError where there is no root for it."""
+    """Boot such a guest; `initramfs` has the assets and CONFIG, `switch` is a word of the kernel's command line.
+
+    Raises SetupError where there is no root for it.
+    """
     root = debian_root(_PACKAGES, {"usr/bin/network": _SCRIPT, "www/index.html": _SERVED})
     device = Device()
     host = Host(device.link)
@@ -49,7 +59,7 @@ def boot_network(
                 initramfs,
                 cpus=cpus,
                 memory=memory,
-                command_line=f"{qemu.HOST_COMMAND_LINE} tsi_hijack",
+                command_line=f"{qemu.HOST_COMMAND_LINE} {switch}",
                 vsock=device,
                 extra=qemu.root_disk(root),
                 on_line=on_line,

@@ -18,9 +18,11 @@ from typing import Callable, NoReturn
 import pytest
 
 from scripts import boot as boot_program
-from scripts.boot import STAGES, describe_failure, stages_of
+from scripts.boot import NETWORK_STAGES, STAGES, describe_failure, make_initramfs, stages_of
+from scripts.guest.network_boot import CONFIG, PROOFS, boot_network
 from scripts.guest.qemu import Boot, Line
 from scripts.guest.virtqueue import GuestError
+from tests.support.guest import assert_ended_well
 
 BOOT = Path(__file__).resolve().parents[2] / "scripts" / "boot.py"
 
@@ -87,6 +89,32 @@ def test_guest_is_started_as_the_real_host_does(built_set: Path) -> None:
     assert re.search(r"Kernel command line: console=ttyAMA0 reboot=t panic=-1\s*$", done.stderr, re.MULTILINE)
     assert "/262144K available" in done.stderr
     assert "GICv3: GICv3 features" in done.stderr
+
+
+@pytest.mark.slow
+def test_curl_uses_the_network_of_the_host(wheel: Path) -> None:
+    """In a guest without a network device it resolves a name, fetches a page, and is served one."""
+    done = run(wheel, "--network", "--json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["failure"]) == (0, None), done.stdout
+    assert [stage["name"] for stage in report["stages"]] == [stage.name for stage in NETWORK_STAGES]
+
+
+@pytest.mark.slow
+def test_curl_has_no_network_with_af_tsi_switched_off(built_set: Path, tmp_path: Path) -> None:
+    initramfs = tmp_path / "initramfs"
+    initramfs.write_bytes(make_initramfs(built_set, CONFIG).pack())
+    seen = boot_network(
+        built_set / "kernel",
+        initramfs,
+        cpus=2,
+        memory="256M",
+        limit=200.0,
+        on_line=lambda line: None,
+        switch="tsi_hijack=0",
+    )
+    assert_ended_well(seen)
+    assert [proof for proof in PROOFS.values() if re.search(proof, seen.text, re.MULTILINE)] == [PROOFS["no device"]]
 
 
 @pytest.mark.slow
