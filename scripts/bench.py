@@ -19,6 +19,7 @@ from scripts.benchmarks.fetch import fetch
 from scripts.benchmarks.figure import BenchError, Figure
 from scripts.benchmarks.file_systems import file_systems
 from scripts.benchmarks.module import module
+from scripts.benchmarks.network import network
 from scripts.benchmarks.recorded import RECORDED, read_recorded, record, worse_than_recorded
 from scripts.machine.errors import SetupError, WheelError
 from scripts.machine.program import log, report_error, run_program
@@ -29,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[int], list[Figure]]] = {
     "fetch": fetch,
     "file-systems": file_systems,
     "module": module,
+    "network": network,
 }
 """Each takes how often to measure, and gives its figures; the first line of its docstring is its help."""
 
