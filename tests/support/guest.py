@@ -221,12 +221,13 @@ def assemble(source: str, scratch: Path) -> bytes:
 def compile_with_musl(source: str, scratch: Path) -> bytes:
     """A static arm64 program from tests/guest/`source` with musl, as the kernel build compiles its own."""
     compile_guest_program(source, scratch)  # has the compiler installed
-    (package,) = build_cache().glob("musl/musl-dev_*.deb")
+    (package,) = build_cache().glob("musl-arm64/musl-dev_*.deb")
     subprocess.run(["dpkg-deb", "-x", str(package), str(scratch / "musl")], check=True)
-    recipe = SOURCES.parents[1] / "kernel-build" / "scripts" / "recipe.sh"
-    script = '. "$1"; compile_program "$2" "$3" /usr/aarch64-linux-gnu/include "$4"'
+    scripts = SOURCES.parents[1] / "kernel-build" / "scripts"
+    script = 'COMPILER=aarch64-linux-gnu MUSL=aarch64-linux-musl; . "$1/recipe.sh"; . "$1/programs.sh"'
+    script += '; compile_program "$2" "$3" /usr/aarch64-linux-gnu/include "$4"'
     program = scratch / "program.musl"
-    arguments = map(str, (recipe, program, scratch / "musl", SOURCES / source))
+    arguments = map(str, (scripts, program, scratch / "musl", SOURCES / source))
     subprocess.run(["bash", "-euc", script, "bash", *arguments], check=True)
     return program.read_bytes()
 
