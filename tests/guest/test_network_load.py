@@ -11,11 +11,12 @@ import pytest
 
 from tests.support import guest
 from tests.support.network_guest import NetworkGuest, network_guest
+from tests.support.network_storm import storm
 from tests.support.tsi_host import Servers
 
 pytestmark = [pytest.mark.slow, pytest.mark.ondemand]
 
-STREAMS, CONNECTIONS, BYTES = 1000, 10_000, 1 << 30
+STREAMS, CONNECTIONS, BYTES, DATAGRAMS = 1000, 10_000, 1 << 30, 50_000
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +75,11 @@ def slab_kib(booted: NetworkGuest) -> int:
 @pytest.mark.parametrize("direction", ["give", "take"])
 def test_a_gigabyte_arrives_unchanged(booted: NetworkGuest, servers: Servers, direction: str) -> None:
     assert booted.run(f"/tmp/load {direction} {servers.port} {BYTES}", timeout=900) == f"{BYTES} good\n"
+
+
+def test_a_storm_of_datagrams(booted: NetworkGuest, servers: Servers) -> None:
+    """What the guest sends reaches the host, and what it is sent is received, or counted as dropped."""
+    booted.run(f"/tmp/load storm {servers.udp_port} {DATAGRAMS // 10}", timeout=900)
+    slab = slab_kib(booted)
+    assert storm(booted, servers, DATAGRAMS).dropped > 0, "no storm: the guest kept up"
+    assert slab_kib(booted) - slab < 2000

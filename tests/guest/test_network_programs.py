@@ -16,8 +16,10 @@ from typing import NamedTuple
 import pytest
 
 from scripts.machine.packages import install_commands
-from tests.support.guest import compile_with_musl
+from tests.support.guest import compile_guest_program, compile_with_musl
 from tests.support.network_guest import NetworkGuest, network_guest
+from tests.support.network_storm import storm
+from tests.support.tsi_host import Servers
 
 pytestmark = pytest.mark.slow
 
@@ -213,3 +215,12 @@ def test_asyncio_connects(booted: NetworkGuest, tmp_path: Path) -> None:
     booted.agent.write("/tmp/clients.py", ASYNCIO_CLIENTS.encode())
     with running([sys.executable, str(tmp_path / "server.py")], port):
         assert booted.run(f"python3 /tmp/clients.py {port}") == "50\n"
+
+
+def test_a_sample_of_the_load(booted: NetworkGuest, tmp_path: Path) -> None:
+    """Streams at once, connections in a row, megabytes each way and datagrams; test_network_load.py has many more."""
+    booted.agent.write("/tmp/load", compile_guest_program("tsi-load.c", tmp_path), 0o755)
+    with Servers(lambda port: booted.host.wait_for_listener(port, 20)) as servers:
+        for what, number in (("streams", 50), ("connections", 100), ("give", 4 << 20), ("take", 4 << 20)):
+            assert booted.run(f"/tmp/load {what} {servers.port} {number}") == f"{number} good\n"
+        storm(booted, servers, 1000)

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.ondemand]
 
 CLIENTS = ["redis-server", "redis-tools", "postgresql", "postgresql-client", "iperf3", "nginx-light", "rsync"]
 CLIENTS += ["openssh-client", "openssh-server", "git", "wrk"]
-PACKAGES = [*CLIENTS, "curl", "python3-pip"]
+PACKAGES = [*CLIENTS, "curl", "python3-pip", "apt"]
 PASSWD = (
     "root:x:0:0:root:/root:/bin/sh\npostgres:x:100:100:postgres:/tmp:/bin/sh\nsshd:x:101:65534::/run/sshd:/bin/false\n"
 )
@@ -199,3 +199,55 @@ def test_rsync_copies_files_both_ways(booted: NetworkGuest, tmp_path: Path) -> N
     at = booted.start("rsync --daemon --no-detach --port=8730 --config=/tmp/rsyncd.conf", 8730)
     subprocess.run(["rsync", "-r", f"rsync://127.0.0.1:{port_of(at)}/module/", str(tmp_path / "back")], check=True)
     assert digest(tmp_path / "back" / "file") == digest(tmp_path / "module" / "file")
+
+
+SSH = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes", "-F", "none"]
+SSHD = ["-D", "-o", "UsePAM=no", "-o", "StrictModes=no", "-o", "PidFile=none", "-f", "/dev/null"]
+
+
+def test_ssh_to_the_guest(booted: NetworkGuest, tmp_path: Path) -> None:
+    key, data = ssh_key(tmp_path), os.urandom(SIZE)
+    booted.run("mkdir -p /run/sshd && ssh-keygen -q -t ed25519 -N '' -f /tmp/host-key")
+    booted.agent.write("/tmp/authorized", key.with_suffix(".pub").read_bytes())
+    options = [*SSHD, "-p", "2222", "-h", "/tmp/host-key", "-o", "AuthorizedKeysFile=/tmp/authorized"]
+    at = booted.start(f"/usr/sbin/sshd {' '.join(options)}", 2222)
+    command = ["ssh", *SSH, "-i", str(key), "-p", port_of(at), "root@127.0.0.1", "cat"]
+    assert subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True, timeout=300).stdout == data
+
+
+def test_ssh_from_the_guest(booted: NetworkGuest, tmp_path: Path) -> None:
+    key, port = ssh_key(tmp_path), free_port()
+    Path("/run/sshd").mkdir(exist_ok=True)
+    options = [*SSHD, "-h", str(key), "-o", f"AuthorizedKeysFile={key}.pub", "-o", "ListenAddress=127.0.0.1"]
+    booted.agent.write("/tmp/key", key.read_bytes(), 0o600)
+    booted.agent.write("/tmp/sent", os.urandom(SIZE))
+    with running(["/usr/sbin/sshd", *options, "-p", str(port)], port):
+        ssh = f"ssh {' '.join(SSH)} -q -i /tmp/key -p {port} root@127.0.0.1"
+        sums = booted.run(f"{ssh} sha256sum < /tmp/sent; sha256sum < /tmp/sent", timeout=300)
+    assert len(set(sums.splitlines())) == 1
+
+
+def ssh_key(folder: Path) -> Path:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True)
+    return folder / "key"
+
+
+def test_apt_downloads_from_an_index(booted: NetworkGuest, files: tuple[Path, int], tmp_path: Path) -> None:
+    folder, port = files
+    (tmp_path / "greeting/DEBIAN").mkdir(parents=True)
+    control = "Package: greeting\nVersion: 1\nArchitecture: all\nMaintainer: a <a@example.com>\nDescription: hello\n"
+    (tmp_path / "greeting/DEBIAN/control").write_text(control)
+    (tmp_path / "greeting/data").write_bytes(os.urandom(SIZE))
+    package = folder / "greeting.deb"
+    subprocess.run(
+        ["dpkg-deb", "--build", str(tmp_path / "greeting"), str(package)], check=True, stdout=subprocess.DEVNULL
+    )
+    index = f"{control}Filename: ./greeting.deb\nSize: {package.stat().st_size}\nSHA256: {digest(package)}\n"
+    (folder / "Packages").write_text(index)
+    booted.agent.write("/tmp/sources.list", f"deb [trusted=yes] http://127.0.0.1:{port} ./\n".encode())
+    apt = "apt-get -qq -o APT::Sandbox::User=root -o Dir::Etc::SourceList=/tmp/sources.list -o Dir::Etc::SourceParts=-"
+    booted.run("mkdir -p /var/lib/dpkg /var/lib/apt/lists /var/cache/apt/archives && touch /var/lib/dpkg/status")
+    got = booted.run(
+        f"cd /tmp && {apt} update && {apt} download greeting && sha256sum < greeting_1_all.deb", timeout=400
+    )
+    assert got.split()[-2] == digest(package)

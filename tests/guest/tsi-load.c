@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * tsi-load streams|connections|give|take PORT NUMBER: works the server of tests/support/tsi_host.py, and says how much
- * was good.
+ * tsi-load streams|connections|give|take PORT NUMBER: works the TCP server of tests/support/tsi_host.py, and says how
+ * much was good. tsi-load storm PORT NUMBER: sends datagrams to a UDP server of it, and takes the answers only after
+ * every hundredth; says how many were sent, received and, as the kernel counts them, dropped.
  */
 #include <arpa/inet.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,6 +50,57 @@ static void received(int fd, const unsigned char *wanted, size_t size)
 	}
 }
 
+/* As /proc/net/udp has it, in the last column of the line with the socket's own port. */
+static unsigned long dropped(int fd)
+{
+	FILE *file = fopen("/proc/net/udp", "r");
+	struct sockaddr_in own;
+	socklen_t size = sizeof own;
+	unsigned long drops = 0, found;
+	unsigned int local;
+	char line[300];
+
+	if (!file || getsockname(fd, (struct sockaddr *)&own, &size))
+		fail("/proc/net/udp");
+	while (fgets(line, sizeof line, file))
+		if (sscanf(line, " %*u: %*8x:%x %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %lu", &local, &found) == 2 &&
+		    local == ntohs(own.sin_port))
+			drops = found;
+	fclose(file);
+	return drops;
+}
+
+static unsigned long take_datagrams(int fd, int milliseconds)
+{
+	struct pollfd file = { fd, POLLIN, 0 };
+	char data[2000];
+	unsigned long count = 0;
+
+	while (poll(&file, 1, milliseconds) == 1)
+		for (; recv(fd, data, sizeof data, MSG_DONTWAIT) >= 0; count++)
+			;
+	return count;
+}
+
+static void storm(unsigned long number)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	unsigned long taken = 0;
+	char data[1000] = "";
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+
+	if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof to))
+		fail("connect");
+	for (unsigned long n = 1; n <= number; n++) {
+		if (send(fd, data, sizeof data, 0) != sizeof data)
+			fail("send");
+		if (n % 100 == 0)
+			taken += take_datagrams(fd, 0);
+	}
+	taken += take_datagrams(fd, 3000);
+	printf("sent %lu received %lu dropped %lu\n", number, taken, dropped(fd));
+}
+
 int main(int argc, char **argv)
 {
 	static unsigned char data[1 << 16];
@@ -59,6 +112,10 @@ int main(int argc, char **argv)
 		return 2;
 	port = atoi(argv[2]);
 	number = strtoul(argv[3], NULL, 10);
+	if (!strcmp(argv[1], "storm")) {
+		storm(number);
+		return 0;
+	}
 	fds = calloc(number < 100000 ? number : 1, sizeof *fds);
 	if (!strcmp(argv[1], "streams")) {
 		for (unsigned long n = 0; n < number; n++)
