@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 from scripts.guest import qemu
@@ -27,6 +28,8 @@ COMMAND_LINE = "console=ttyAMA0 quiet"
 AGENT_PORT = 777
 STOP_SECONDS = 10.0
 FOR_EVER = float(threading.TIMEOUT_MAX)
+_MOST_DISKS = 31
+"""QEMU's machine has 32 places for virtio devices, and vsock takes one."""
 _STATUS = re.compile(r"init-oci: exit status (\d+)")
 _OFF = re.compile(r"init-oci: the image (powers off|restarts)")
 """An image that does so by itself, such as one with systemd, has no exit status."""
@@ -207,13 +210,23 @@ def _can_be_passed(text: str) -> bool:
 
 
 def _disk_settings(layers: Sequence[Path], volumes: Sequence[Volume]) -> list[tuple[str, str]]:
-    devices = [f"/dev/vd{chr(ord('a') + number)}" for number in range(len(layers) + len(volumes))]
+    count = len(layers) + len(volumes)
+    if count > _MOST_DISKS:
+        cure = "make the image again of fewer layers"
+        raise ImageError("the image", f"at most {_MOST_DISKS} layers and volumes, for QEMU", str(count), cure)
+    devices = [_device(number) for number in range(count)]
     lower = [("lower", device) for device in devices[: len(layers)]]
     mounts = [
         ("mount", f"{device}:{volume.path}:{'ro' if volume.read_only else 'rw'}")
         for device, volume in zip(devices[len(layers) :], volumes)
     ]
     return [*lower, ("fstype", "squashfs"), *mounts]
+
+
+def _device(number: int) -> str:
+    """The guest's name of a virtio-blk device: vda to vdz, then vdaa and so on."""
+    first, second = divmod(number, len(ascii_lowercase))
+    return f"/dev/vd{ascii_lowercase[first - 1] if first else ''}{ascii_lowercase[second]}"
 
 
 def _format(settings: Sequence[tuple[str, str]]) -> str:

@@ -50,6 +50,23 @@ def test_an_image_runs_as_its_configuration_says(project: Path, built_set: Path,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [31, 32])
+def test_an_image_has_as_many_layers_as_qemu_has_places_for(
+    count: int, project: Path, built_set: Path, tmp_path: Path
+) -> None:
+    """From the 27th on the guest's names have two letters; the machine's 32nd place is that of vsock."""
+    files = [layer(entry(f"layer-{number}")) for number in range(1, count)]
+    config = {"Cmd": ["sh", "-c", "ls -d /layer-*"], "Env": ["PATH=/bin"]}
+    done = boot(project, built_set, str(write(tmp_path / "layout", [busybox_layer(), *files], config)))
+    if count == 32:
+        assert done.returncode == 125
+        assert "the image: expected at most 31 layers and volumes, for QEMU, found 32; make" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        assert sorted(done.stdout.split()) == sorted(f"/layer-{number}" for number in range(1, count))
+
+
+@pytest.mark.slow
 def test_a_command_replaces_cmd_and_a_volume_keeps_what_it_writes(
     project: Path, built_set: Path, tmp_path: Path
 ) -> None:
