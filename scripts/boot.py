@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Boot the four assets, of a wheel or a folder, in QEMU: check the guest contract stage by stage, or run an image."""
+"""Boot the set in a wheel or a folder in QEMU: check the guest contract stage by stage, or run an image."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ if not __package__:
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.guest_sets import GUEST_SETS
-from scripts.guest import qemu
+from scripts.guest import qemu, switched_boot
 from scripts.guest.boot_arguments import cpus, memory, seconds, source, volume
 from scripts.guest.initramfs import Initramfs
 from scripts.guest.network_boot import CONFIG, PROOFS, boot_network
 from scripts.guest.oci_image import read_image
 from scripts.guest.oci_run import Run, Show, run_image
 from scripts.guest.oci_snapshot import restore, run_and_save
+from scripts.guest.stages import Reached, Stage, describe_failure, stages_of
 from scripts.guest.virtqueue import GuestError
 from scripts.machine import environments
 from scripts.machine.arguments import ports
@@ -38,6 +37,7 @@ from scripts.machine.program import log, report_error, run_program
 from supermachine_kernel import SupermachineKernelError
 
 NAMES = sorted(asset.name for asset in GUEST_SETS["aarch64"].assets)
+SWITCHED_NAMES = ["busybox", "kernel", "supermachine-agent"]
 LAST_LINES = 20
 NOT_RUN = 125
 """The exit status with --oci when the image could not be run, as docker and podman have it."""
@@ -50,8 +50,11 @@ stages, in order: the kernel is up; init-oci is PID 1; smpark.ko is loaded and i
 overlay; the container's entrypoint runs and its output is seen; PARK and UNPARK do what they say; a command runs
 through the agent over vsock loopback; the entrypoint's exit status is seen; the guest powers off.
 
-The guest is loaded and started as the real host does it: the Image 512 KiB above the beginning of memory, a GICv3,
-PSCI by HVC, and `console=ttyAMA0 reboot=t panic=-1`.
+The guest is loaded and started as the real host does it. For aarch64: the Image 512 KiB above the beginning of memory,
+a GICv3, PSCI by HVC, and `console=ttyAMA0 reboot=t panic=-1`. For x86_64, which has no init-oci: virtio-mmio devices on
+the command line, a multiprocessor table, a 16550, and an init of the host's own, which makes an overlay root of a
+squashfs and has the agent be PID 1 there; what runs is started by the host, through the agent. KVM is used where it
+can run this kernel, else QEMU emulates the processor.
 
 With --network a guest without a network device uses AF_TSI instead, with programs of Debian's packages on a root that
 is made once: it resolves a name, fetches a page of this machine's with curl, and serves one. Nothing but this
@@ -79,13 +82,6 @@ examples:
 """
 
 
-class Stage(NamedTuple):
-    """A step of the boot and the line of the console that proves it."""
-
-    name: str
-    proof: str
-
-
 STAGES = (
     Stage("kernel", r"Linux version \S+"),
     Stage("init-oci", r"^init-oci: guest contract 2$"),
@@ -103,14 +99,6 @@ STAGES = (
 NETWORK_STAGES = (*STAGES[:4], *(Stage(name, proof) for name, proof in PROOFS.items()), *STAGES[-2:])
 
 
-class Reached(NamedTuple):
-    """A stage that was seen, when (milliseconds since QEMU was started, host clock) and by which text."""
-
-    stage: str
-    ms: int
-    text: str
-
-
 class BootError(SupermachineKernelError):
     """Why nothing could be booted."""
 
@@ -121,14 +109,13 @@ def main(arguments: list[str] | None = None) -> int:
     if options.oci is not None or options.restore is not None:
         return _run_image(options)
     try:
-        install_commands([qemu.PROGRAM])
+        boots = boot_switched if is_switched(options.assets) else boot_assets
         with tempfile.TemporaryDirectory(prefix="supermachine-boot-") as scratch:
-            boot = boot_assets(options.assets, Path(scratch), options)
+            boot, stages = boots(options.assets, Path(scratch), options)
     except (BootError, WheelError, SetupError) as error:
         return report_error(error, as_json=options.json)
     except GuestError as error:
         return report_error(BootError("the guest's devices", found=str(error)), as_json=options.json)
-    stages = NETWORK_STAGES if options.network else STAGES
     reached = stages_of(boot, stages)
     failure = describe_failure(boot, reached, options.timeout, stages)
     if options.json:
@@ -138,36 +125,56 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if failure else 0
 
 
-def boot_assets(source: Path, scratch: Path, options: argparse.Namespace) -> qemu.Boot:
-    """Boot the assets of a wheel or a folder, writing into `scratch` only. Raises BootError."""
+def is_switched(source: Path) -> bool:
+    """Whether a wheel or a folder has a set without init-oci, for which the host makes the root and switches to it."""
+    return (source / "busybox").exists() if source.is_dir() else source.stem.endswith("x86_64")
+
+
+def boot_switched(source: Path, scratch: Path, options: argparse.Namespace) -> tuple[qemu.Boot, Sequence[Stage]]:
+    """Boot such a set, writing into `scratch` only; what was seen, and the stages. Raises BootError, SetupError."""
+    install_commands([qemu.X86_64.program])
+    folder = assets_folder(source, scratch, SWITCHED_NAMES)
+    switched_boot.check_kernel(folder / "kernel")
+    how = switched_boot.How(options.cpus, options.memory, options.timeout, _watcher(options))
+    if options.network:
+        return switched_boot.boot_network(folder, scratch, how), switched_boot.NETWORK
+    return switched_boot.boot_selftest(folder, scratch, how), switched_boot.SELFTEST
+
+
+def boot_assets(source: Path, scratch: Path, options: argparse.Namespace) -> tuple[qemu.Boot, Sequence[Stage]]:
+    """Boot a set with init-oci, writing into `scratch` only; what was seen, and the stages.
+
+    Raises BootError, SetupError.
+    """
+    install_commands([qemu.PROGRAM])
     folder = assets_folder(source, scratch)
     initramfs = scratch / "initramfs.cpio.gz"
-    say = _say if options.verbose else lambda line: None
+    say = _watcher(options)
     kernel = qemu.as_host_loads(folder / "kernel", scratch)
     if options.network:
         initramfs.write_bytes(make_initramfs(folder, CONFIG).pack())
         how = {"cpus": options.cpus, "memory": options.memory, "limit": options.timeout}
-        return boot_network(kernel, initramfs, **how, on_line=say)
+        return boot_network(kernel, initramfs, **how, on_line=say), NETWORK_STAGES
     assets = make_initramfs(folder, f"lower=/{CONTAINER}\narg=/{PROGRAM}\narg=selftest\n")
     assets.file(f"{CONTAINER}/{PROGRAM}", (folder / "supermachine-agent").read_bytes(), 0o755)
     initramfs.write_bytes(assets.pack())
     with qemu.Machine(
         kernel, initramfs, cpus=options.cpus, memory=options.memory, command_line=qemu.HOST_COMMAND_LINE, on_line=say
     ) as machine:
-        return machine.wait(options.timeout)
+        return machine.wait(options.timeout), STAGES
 
 
-def assets_folder(source: Path, scratch: Path) -> Path:
-    """The folder with the four files: `source`, or where a wheel was installed in `scratch`. Raises BootError."""
+def assets_folder(source: Path, scratch: Path, names: Sequence[str] = NAMES) -> Path:
+    """The folder with these files: `source`, or where a wheel was installed in `scratch`. Raises BootError."""
     folder = source if source.is_dir() else install(source, scratch)
-    missing = [name for name in NAMES if not (folder / name).is_file()]
+    missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise BootError(str(folder), ", ".join(NAMES), f"no {', '.join(missing)}", "build the set first")
+        raise BootError(str(folder), ", ".join(names), f"no {', '.join(missing)}", "build the set first")
     return folder
 
 
 def install(wheel: Path, scratch: Path) -> Path:
-    """Install a wheel as pip does on macOS arm64, and have the installed module hand out the four files."""
+    """Install a wheel as pip does on a machine it is for, and have the installed module hand out its files."""
     target, folder = scratch / "site", scratch / "assets"
     install_wheel(environments.ensure("build"), wheel, target)
     program = "import sys, supermachine_kernel as s; s.extract_all_to(sys.argv[1])"
@@ -191,33 +198,6 @@ def make_initramfs(folder: Path, config: str) -> Initramfs:
     return initramfs
 
 
-def stages_of(boot: qemu.Boot, stages: Sequence[Stage] = STAGES) -> list[Reached]:
-    """The stages that were seen, in order, up to the first that was not."""
-    reached: list[Reached] = []
-    for stage in stages:
-        found = next(((line, m) for line in boot.lines if (m := re.search(stage.proof, line.text))), None)
-        if found is None:
-            break
-        reached.append(Reached(stage.name, found[0].ms, found[1].group()))
-    return reached
-
-
-def describe_failure(
-    boot: qemu.Boot, reached: list[Reached], limit: float, stages: Sequence[Stage] = STAGES
-) -> str | None:
-    """The stage that failed and how the boot ended; None if there was no failure."""
-    if boot.status == 0 and len(reached) == len(stages):
-        return None
-    if boot.status is None:
-        ending = f"the time limit of {limit:g} s ended the boot"
-    else:
-        ending = f"QEMU ended with {boot.status} after {boot.ms} ms"
-    if len(reached) == len(stages):
-        return ending
-    stage = stages[len(reached)]
-    return f"{stage.name}: expected a console line like {stage.proof!r}; {ending}"
-
-
 def _run_image(options: argparse.Namespace) -> int:
     """Run the image of --oci, or go on with that of --restore; its exit status."""
     run = Run(options.command, options.volume, dict(options.port), options.cpus, options.memory, options.timeout)
@@ -236,6 +216,11 @@ def _run_image(options: argparse.Namespace) -> int:
     except (BuildError, BootError, WheelError, SetupError, TimeoutError, GuestError) as error:
         print(f"boot.py: {error}", file=sys.stderr)
         return NOT_RUN
+
+
+def _watcher(options: argparse.Namespace) -> Callable[[qemu.Line], None]:
+    """What is called for each line of the console."""
+    return _say if options.verbose else lambda line: None
 
 
 def _say(line: qemu.Line) -> None:

@@ -85,6 +85,15 @@ def built_set() -> Path:
 
 
 @pytest.fixture(scope="session")
+def x86_64_set() -> Path:
+    """The folder with the three files of the x86_64 set as the kernel build left them, and their build-info.json."""
+    folder = PROJECT / "kernel-build" / "out" / "x86_64"
+    if not (folder / "build-info.json").is_file():
+        pytest.fail(f"{folder}: not built; run bash kernel-build/scripts/build.sh --set x86_64, or scripts/test.py")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def custom_wheel(wheel: Path, built_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of the same files as long as they are not locked: once they are, `wheel` is that of the release."""
     from tests.support import checkout, release

@@ -238,7 +238,7 @@ collect_inputs() {
     [[ -z $source_package ]] || source_version=$(dpkg-query --show --showformat='${Version}' "$source_package")
     musl_deb=$(echo "$musl"/musl-dev_*.deb)
     musl_version=$(dpkg-deb --field "$musl_deb" Version)
-    ! has busybox || busybox_version=$(sed -n 's/^Version: //p' "$busybox"/busybox_*.dsc) ||
+    ! has busybox || busybox_version=$(sed -n 's/^Version: //p' "$busybox"/busybox_*.dsc 2> /dev/null) ||
         die "--busybox $busybox: expected a source package of busybox, found no busybox_VERSION.dsc"
     kernel_inputs=$(
         echo "source $source_sha"

@@ -1,4 +1,4 @@
-"""Debian's packages for arm64, downloaded and unpacked on a machine of any architecture.
+"""Debian's packages for any architecture, downloaded and unpacked on a machine of any architecture.
 
 Apt gets a state of its own, as if no package were installed, so that the machine needs no foreign architecture.
 """
@@ -12,15 +12,15 @@ from pathlib import Path
 from scripts.machine.errors import SetupError
 
 
-def download_with_dependencies(scratch: Path, packages: list[str]) -> list[Path]:
+def download_with_dependencies(scratch: Path, packages: list[str], architecture: str = "arm64") -> list[Path]:
     """Download these packages and all that they depend on; return the files, by name. Raises SetupError."""
-    _apt_get(scratch, "install", "--yes", "--download-only", "--no-install-recommends", *packages)
+    _apt_get(scratch, architecture, "install", "--yes", "--download-only", "--no-install-recommends", *packages)
     return sorted((scratch / "cache" / "archives").glob("*.deb"))
 
 
 def download(scratch: Path, package: str) -> Path:
     """Download one package; return its file. Raises SetupError."""
-    _apt_get(scratch, "download", package)
+    _apt_get(scratch, "arm64", "download", package)
     (archive,) = scratch.glob("*.deb")
     return archive
 
@@ -38,12 +38,12 @@ def unpack(package: Path, root: Path, *members: str) -> None:
         )
 
 
-def _apt_get(scratch: Path, *command: str) -> None:
+def _apt_get(scratch: Path, architecture: str, *command: str) -> None:
     (scratch / "state" / "lists" / "partial").mkdir(parents=True)
     (scratch / "cache" / "archives" / "partial").mkdir(parents=True)
     (scratch / "status").touch()
     options = [f"Dir::State={scratch}/state", f"Dir::State::status={scratch}/status", f"Dir::Cache={scratch}/cache"]
-    options += ["APT::Architecture=arm64", "APT::Architectures::=arm64", "APT::Sandbox::User=root"]
+    options += [f"APT::Architecture={architecture}", f"APT::Architectures::={architecture}", "APT::Sandbox::User=root"]
     options += ["Debug::NoLocking=true"]
     apt = ["apt-get", "-qq", *(word for option in options for word in ("-o", option))]
     inside = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
@@ -52,5 +52,5 @@ def _apt_get(scratch: Path, *command: str) -> None:
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise SetupError(
-                f"apt-get {' '.join(words)}", "Debian's packages for arm64", last, "see that apt works here"
+                f"apt-get {' '.join(words)}", f"Debian's packages for {architecture}", last, "see that apt works here"
             )

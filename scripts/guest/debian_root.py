@@ -1,4 +1,4 @@
-"""A root file system for guests, out of Debian's own packages for arm64: programs as they are, nothing is built.
+"""A root file system for guests, out of Debian's own packages: programs as they are, nothing is built.
 
 No script of a package is run.
 """
@@ -32,29 +32,27 @@ _APPLETS = (
 )
 
 
-def debian_root(packages: Sequence[str], files: Mapping[str, str] | None = None) -> Path:
+def debian_root(packages: Sequence[str], files: Mapping[str, str] | None = None, architecture: str = "arm64") -> Path:
     """A squashfs with these packages, all they depend on, busybox's shell, and `files` (names without a leading slash).
 
     It is made once and kept in the user's cache, beside a list of its packages and their versions; remove it there to
     have newer ones. Raises SetupError.
     """
-    install_commands(["mksquashfs"])
     content = {**FILES, **(files or {})}
     wanted = sorted({*BASE, *packages})
-    key = hashlib.sha256(
-        "\0".join([*wanted, *_APPLETS, *(f"{k}={v}" for k, v in sorted(content.items()))]).encode()
-    ).hexdigest()
+    words = [architecture, *wanted, *_APPLETS, *(f"{k}={v}" for k, v in sorted(content.items()))]
+    key = hashlib.sha256("\0".join(words).encode()).hexdigest()
     kept = cache_home() / "guest-root" / f"{key[:16]}.squashfs"
     with locked(kept.with_suffix(".lock")):
         if not kept.exists():
             log(f"making a root file system of {', '.join(packages)} and what they depend on (once)")
             with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
-                _make(Path(scratch), wanted, content, kept)
+                _make(Path(scratch), wanted, content, architecture, kept)
     return kept
 
 
-def _make(scratch: Path, packages: list[str], files: Mapping[str, str], kept: Path) -> None:
-    fetched = download_with_dependencies(scratch, packages)
+def _make(scratch: Path, packages: list[str], files: Mapping[str, str], architecture: str, kept: Path) -> None:
+    fetched = download_with_dependencies(scratch, packages, architecture)
     root = scratch / "root"
     for folder in ("usr/bin", "usr/sbin", "usr/lib"):
         (root / folder).mkdir(parents=True)
@@ -70,11 +68,17 @@ def _make(scratch: Path, packages: list[str], files: Mapping[str, str], kept: Pa
     for applet in _APPLETS:
         if not os.path.lexists(root / "usr/bin" / applet):
             (root / "usr/bin" / applet).symlink_to("busybox")
-    image = scratch / "image"
-    squash = ["mksquashfs", str(root), str(image), "-comp", "zstd", "-all-root", "-quiet", "-no-progress"]
-    done = subprocess.run(squash, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SetupError(str(kept), "to be written by mksquashfs", done.stderr.strip(), "make room, and try again")
+    image = squashfs(root, scratch / "image")
     (scratch / "packages").write_text("".join(f"{package.name}\n" for package in fetched))
     (scratch / "packages").rename(kept.with_suffix(".packages"))
     image.rename(kept)
+
+
+def squashfs(root: Path, image: Path) -> Path:
+    """Make the new file `image` of all that is in the folder `root`, and return it. Raises SetupError."""
+    install_commands(["mksquashfs"])
+    squash = ["mksquashfs", str(root), str(image), "-comp", "zstd", "-all-root", "-quiet", "-no-progress"]
+    done = subprocess.run(squash, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SetupError(str(image), "to be written by mksquashfs", done.stderr.strip(), "make room, and try again")
+    return image

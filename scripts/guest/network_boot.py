@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from scripts.guest import qemu
@@ -12,7 +13,7 @@ from scripts.guest.device import Device
 from scripts.guest.services import ADDRESS, NAME, PAGE, Services
 from scripts.guest.tsi import Host
 
-_PACKAGES = ("curl",)
+PACKAGES = ("curl",)
 _PORT = 8080
 _SERVED = "a page of the guest"
 _SCRIPT = f"""\
@@ -23,6 +24,8 @@ echo "network: resolved: $(getent ahosts {NAME} | head -n 1)"
 echo "network: fetched: $(curl --silent --show-error --fail http://{NAME}/page)"
 echo "network: served: $(curl --silent --show-error --fail http://{NAME}/served)"
 """
+FILES = {"usr/bin/network": _SCRIPT, "www/index.html": _SERVED}
+"""What the root of such a guest has beside PACKAGES; the program `network` does all that is checked."""
 CONFIG = "lower=/dev/vda\narg=network\n"
 PROOFS = {
     "no device": r"^network: devices: dummy0 lo$",
@@ -47,22 +50,28 @@ def boot_network(
 
     Raises SetupError where there is no root for it.
     """
-    root = debian_root(_PACKAGES, {"usr/bin/network": _SCRIPT, "www/index.html": _SERVED})
+    root = debian_root(PACKAGES, FILES)
     device = Device()
-    host = Host(device.link)
+    with (
+        served(Host(device.link)),
+        device,
+        qemu.Machine(
+            kernel,
+            initramfs,
+            cpus=cpus,
+            memory=memory,
+            command_line=f"{qemu.HOST_COMMAND_LINE} {switch}",
+            vsock=device,
+            extra=qemu.root_disk(root),
+            on_line=on_line,
+        ) as machine,
+    ):
+        return machine.wait(limit)
+
+
+@contextlib.contextmanager
+def served(host: Host) -> Iterator[None]:
+    """What PROOFS speak of, at this machine's loopback for the guest of `host`, while the context lasts."""
     with Services(lambda: host.wait_for_listener(_PORT, 20)) as services:
         host.redirects.update({80: services.web_port, 53: services.name_port})
-        with (
-            device,
-            qemu.Machine(
-                kernel,
-                initramfs,
-                cpus=cpus,
-                memory=memory,
-                command_line=f"{qemu.HOST_COMMAND_LINE} {switch}",
-                vsock=device,
-                extra=qemu.root_disk(root),
-                on_line=on_line,
-            ) as machine,
-        ):
-            return machine.wait(limit)
+        yield

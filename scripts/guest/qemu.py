@@ -5,7 +5,9 @@ QEMU does not outlive the program that boots, however that ends: Linux kills it 
 
 from __future__ import annotations
 
+import functools
 import os
+import platform
 import re
 import shutil
 import signal
@@ -24,15 +26,31 @@ if TYPE_CHECKING:
 PROGRAM = "qemu-system-aarch64"
 MEMORY = "512M"
 # pauth-impdef: QEMU computes the architected pointer authentication very slowly, and nobody looks at its values.
-# A power off, and a restart as after a panic (-no-reboot), both end QEMU.
 # The interrupt controller and PSCI by HVC are those of the real host.
-MACHINE = ("-M", "virt,gic-version=3", "-cpu", "max,pauth-impdef=on", "-nic", "none", "-no-reboot")
-CONSOLE = ("-display", "none", "-monitor", "none", "-serial", "stdio")
+MACHINE = ("-M", "virt,gic-version=3", "-cpu", "max,pauth-impdef=on")
+# A power off, and a restart as after a panic (-no-reboot), both end QEMU.
+CONSOLE = ("-nic", "none", "-no-reboot", "-display", "none", "-monitor", "none", "-serial", "stdio")
 COMMAND_LINE = "console=ttyAMA0 earlycon"
 HOST_MEMORY = "256M"
 HOST_COMMAND_LINE = "console=ttyAMA0 reboot=t panic=-1"
 """What the real host gives a guest, unless it is told otherwise."""
 
+
+class Emulator(NamedTuple):
+    """A program of QEMU, its arguments for a machine like the real host's, and that host's command line."""
+
+    program: str
+    machine: tuple[str, ...]
+    host_command_line: str
+
+
+AARCH64 = Emulator(PROGRAM, MACHINE, HOST_COMMAND_LINE)
+# Without ACPI the firmware makes a multiprocessor table, and QEMU names its devices on the command line.
+X86_64 = Emulator(
+    "qemu-system-x86_64", ("-M", "microvm,acpi=off", "-cpu", "max"), "console=ttyS0 reboot=t panic=-1 no_timer_check"
+)
+
+_KVM_LIMIT = 5.0
 _IMAGE_SIZE, _MAGIC, _MAGIC_AT = 16, b"ARM\x64", 56
 # QEMU ends with the thread that started it. That thread waits for it, so only a program that dies leaves it behind.
 _LONGEST_LINE, _KEPT_LINES = 64 << 10, 100_000
@@ -69,6 +87,7 @@ class Machine:
         initramfs: Path | None,
         *,
         cpus: int,
+        emulator: Emulator = AARCH64,
         memory: str = MEMORY,
         command_line: str = COMMAND_LINE,
         vsock: Device | None = None,
@@ -80,7 +99,7 @@ class Machine:
         running device, for this boot alone; `extra` are more arguments for QEMU. `on_line` is called for each line of
         the console, in a thread. What is written to the other end of the pipe `keyboard` is typed on the console.
         """
-        command = [*END_WITH_US, PROGRAM, *MACHINE, *CONSOLE, "-m", memory, "-smp", str(cpus)]
+        command = [*END_WITH_US, emulator.program, *emulator.machine, *CONSOLE, "-m", memory, "-smp", str(cpus)]
         command += ["-kernel", str(kernel), "-append", command_line]
         command += [] if initramfs is None else ["-initrd", str(initramfs)]
         if vsock is not None:
@@ -189,6 +208,23 @@ class Machine:
         with self._news:
             self._silent = True
             self._news.notify_all()
+
+
+@functools.cache
+def acceleration(emulator: Emulator, kernel: Path) -> tuple[str, ...]:
+    """QEMU's arguments for KVM where it runs this kernel, else none.
+
+    It is asked by a short boot, because a /dev/kvm that can be opened may be one on which no kernel runs.
+    """
+    if not emulator.program.endswith(f"-{platform.machine()}") or not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return ()
+    arguments, command_line = ("-accel", "kvm"), emulator.host_command_line
+    try:
+        with Machine(kernel, None, cpus=1, emulator=emulator, command_line=command_line, extra=arguments) as machine:
+            machine.wait_for("Linux version", _KVM_LIMIT)
+    except TimeoutError:
+        return ()
+    return arguments
 
 
 def as_host_loads(kernel: Path, scratch: Path) -> Path:

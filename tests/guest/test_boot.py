@@ -18,9 +18,10 @@ from typing import Callable, NoReturn
 import pytest
 
 from scripts import boot as boot_program
-from scripts.boot import NETWORK_STAGES, STAGES, describe_failure, make_initramfs, stages_of
+from scripts.boot import NETWORK_STAGES, STAGES, make_initramfs
 from scripts.guest.network_boot import CONFIG, PROOFS, boot_network
 from scripts.guest.qemu import Boot, Line
+from scripts.guest.stages import describe_failure, stages_of
 from scripts.guest.virtqueue import GuestError
 from tests.support.guest import assert_ended_well
 
@@ -216,9 +217,9 @@ def test_every_stage_and_another_ending(status: int | None, failure: str | None)
     said += ["init-oci: overlay root on 1 layers, upper tmpfs", "selftest: pid1: ok: 1", "selftest: root: ok: /"]
     said += ["selftest: smpark: ok: 3", "selftest: agent: ok: ran", "init-oci: exit status 0", "reboot: Power down"]
     boot = Boot([Line(ms, text) for ms, text in enumerate(said)], status, 30)
-    reached = stages_of(boot)
+    reached = stages_of(boot, STAGES)
     assert [stage.text for stage in reached] == said
-    assert describe_failure(boot, reached, 5.0) == failure
+    assert describe_failure(boot, reached, 5.0, STAGES) == failure
 
 
 def assert_fails_at(done: subprocess.CompletedProcess[str], stage: str, ending: str) -> None:

@@ -26,7 +26,6 @@ ASSETS = ["init-oci", "kernel", "smpark.ko", "supermachine-agent"]
 # The groups of options that issue "From source to a booted wheel" asks for.
 OPTIONS = {
     "processors": "SMP",
-    "modules": "MODULES",
     "binaries": "BINFMT_ELF BINFMT_SCRIPT",
     "system calls": "FUTEX EPOLL EVENTFD SIGNALFD TIMERFD IO_URING",
     "containers": "CGROUPS MEMCG CGROUP_PIDS NAMESPACES UTS_NS IPC_NS PID_NS NET_NS USER_NS SECCOMP SECCOMP_FILTER",
@@ -37,9 +36,11 @@ OPTIONS = {
     "sockets": "UNIX INET IPV6 PACKET VSOCKETS VSOCKETS_LOOPBACK",
     "kernel file systems": "PROC_FS SYSFS DEVTMPFS TMPFS TMPFS_XATTR",
     "file systems": "OVERLAY_FS SQUASHFS SQUASHFS_ZSTD EROFS_FS EXT4_FS FUSE_FS",
-    "console and clock": "SERIAL_AMBA_PL011 SERIAL_AMBA_PL011_CONSOLE RTC_DRV_PL031",
-    "firmware": "ARM_PSCI_FW",
     "KASLR": "RELOCATABLE RANDOMIZE_BASE",
+}
+OWN_OPTIONS = {
+    "aarch64": "MODULES SERIAL_AMBA_PL011 SERIAL_AMBA_PL011_CONSOLE RTC_DRV_PL031 ARM_PSCI_FW",
+    "x86_64": "X86_MPPARSE PVH KVM_GUEST SERIAL_8250 SERIAL_8250_CONSOLE MITIGATION_PAGE_TABLE_ISOLATION",
 }
 
 
@@ -83,9 +84,9 @@ def user_cache() -> Path:
     return caches / "supermachine-kernel/build"
 
 
-def digest(tree: Path = KERNEL_BUILD, source: Path | None = None) -> str:
+def digest(tree: Path = KERNEL_BUILD, source: Path | None = None, *options: str) -> str:
     """The digest of a build's inputs; of a small `source` it is there at once."""
-    result = build("--print-digest", *(["--source", source] if source else []), tree=tree)
+    result = build("--print-digest", *options, *(["--source", source] if source else []), tree=tree)
     assert result.returncode == 0, result.stderr
     assert re.fullmatch(r"[0-9a-f]{64}\n", result.stdout)
     return result.stdout.strip()
@@ -331,12 +332,20 @@ def test_digest_changes_with_the_source(tiny_source: Callable[[str], Path]) -> N
 
 @pytest.mark.parametrize("group", OPTIONS)
 def test_the_configuration_has_every_option_of_the_group(group: str) -> None:
-    lines = [
-        line
-        for name in ("common", "aarch64")
-        for line in (KERNEL_BUILD / f"config/{name}.config").read_text().splitlines()
-    ]
+    lines = (KERNEL_BUILD / "config/common.config").read_text().splitlines()
     assert [option for option in OPTIONS[group].split() if f"CONFIG_{option}=y" not in lines] == []
+
+
+@pytest.mark.parametrize("guest_set", OWN_OPTIONS)
+def test_the_configuration_of_a_set_has_every_option_of_its_machine(guest_set: str) -> None:
+    lines = (KERNEL_BUILD / f"config/{guest_set}.config").read_text().splitlines()
+    assert [option for option in OWN_OPTIONS[guest_set].split() if f"CONFIG_{option}=y" not in lines] == []
+
+
+def test_every_set_has_a_configuration_and_a_digest_of_its_own() -> None:
+    sets = json.loads((KERNEL_BUILD / "guest-sets.json").read_text())
+    assert {file.stem for file in (KERNEL_BUILD / "config").iterdir()} == {"common", *sets}
+    assert len({digest(KERNEL_BUILD, SMALL, "--set", name) for name in sets}) == len(sets)
 
 
 # --- failing stages ---
@@ -376,6 +385,21 @@ def test_option_that_does_not_survive(
     assert "Kconfig did not keep this line: # CONFIG_PCI is not set\n" in result.stderr
     assert "CONFIG_SMP" not in result.stderr
     assert "stage failed: configuring." in result.stderr
+
+
+def test_folder_without_the_source_of_busybox(tmp_path: Path) -> None:
+    result = build("--set", "x86_64", "--source", SMALL, "--busybox", tmp_path, "--print-digest")
+    assert result.returncode == 1
+    expected = "expected a source package of busybox, found no busybox_VERSION.dsc"
+    assert result.stderr == f"build.sh: --busybox {tmp_path}: {expected}\n"
+
+
+def test_asset_that_has_no_source(checkout: Path) -> None:
+    table = checkout / "guest-sets.json"
+    table.write_text(table.read_text().replace('"busybox"', '"toybox"'))
+    result = build("--set", "x86_64", "--source", SMALL, "--print-digest", tree=checkout)
+    assert result.returncode == 1
+    assert result.stderr == f"build.sh: {table}: toybox: there is no source of such an asset\n"
 
 
 def test_tarball_without_a_kernel(checkout: Path, cache: Path, tmp_path: Path) -> None:
@@ -572,7 +596,7 @@ def test_kernel_carries_its_config(real_set: Path) -> None:
     config = zlib.decompress(kernel.split(b"IKCFG_ST")[1], wbits=31)
     assert hashlib.sha256(config).hexdigest() == json.loads((real_set / "build-info.json").read_text())["config_sha256"]
     lines = config.decode().splitlines()
-    for group in OPTIONS.values():
+    for group in [*OPTIONS.values(), OWN_OPTIONS["aarch64"]]:
         assert [option for option in group.split() if f"CONFIG_{option}=y" not in lines] == []
     assert "# CONFIG_MODULE_SIG is not set" in lines
 
