@@ -15,11 +15,13 @@ from scripts.guest.agent import Agent, AgentError
 from scripts.guest.agent_frames import Kind, command, frame
 from scripts.guest.device import Device
 from tests.support import guest
+from tests.support.disk import image
 from tests.support.guest import Container, assert_ended_well, boot, configuration, said, scripted
 from tests.support.native_agent import THOROUGH, wait_until
 
 pytestmark = pytest.mark.slow
 
+PARKS = 5
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -70,6 +72,29 @@ def test_agent_with_one_cpu_parks_without_the_module(built_set: Path, tmp_path: 
             assert agent.status().parked == 1
             agent.unpark()
             assert agent.exec("echo", "on").stdout == b"on\n"
+            agent.power_off()
+            assert_ended_well(machine.wait(guest.LIMIT))
+
+
+def test_restored_waits_for_no_disk_while_parked(built_set: Path, tmp_path: Path) -> None:
+    """The root's journal is always at work, and its thread may be on a parked CPU."""
+    upper = image(tmp_path / "upper", "mkfs.ext4", megabytes=32)
+    flush = "while :; do echo $$ > /flushed; sync; done"
+    with Device() as device:
+        config = configuration("sh", "-c", f"({flush}) & {flush}", upper="/dev/vda")
+        with guest.running(
+            built_set, tmp_path, config, Container(), vsock=device, cpus=4, extra=guest.disks(upper)
+        ) as machine:
+            machine.wait_for("listening on vsock port 777", guest.LIMIT)
+            agent = Agent(lambda: device.connect(777, timeout=120))
+            seen = set()
+            for number in range(PARKS):
+                agent.park()
+                agent.restored(machine_id=f"{number:032x}", notice_file="/notice")
+                agent.unpark()
+                assert agent.read("/etc/machine-id")[0] == b"%032x\n" % number
+                seen.add(agent.read("/notice")[0])
+            assert len(seen) == PARKS
             agent.power_off()
             assert_ended_well(machine.wait(guest.LIMIT))
 

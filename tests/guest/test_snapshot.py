@@ -151,6 +151,7 @@ def test_parked_registers_are_the_same_at_every_capture(built_set: Path, tmp_pat
             assert len(captures[0]) == 3
             for capture in captures:
                 assert capture == captures[0]
+            assert len([line for line in running.machine.lines if "state_gpa" in line.text]) == 1
             for registers in captures[0]:
                 assert re.findall(r"X(?:0\d|1[0-7]|19|2[0-8])=([0-9a-f]+)", registers) == ["0" * 16] * 28
 

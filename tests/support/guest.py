@@ -39,7 +39,7 @@ APPLETS = [
     "mv",
 ]
 APPLETS += ["init", "mount", "nc", "poweroff", "ps", "pwd", "readlink", "reboot", "rm", "sed", "seq", "sh", "sleep"]
-APPLETS += ["sort", "su", "tail", "touch", "tr", "true", "tty", "umount", "wc", "xargs", "yes"]
+APPLETS += ["sort", "su", "sync", "tail", "touch", "tr", "true", "tty", "umount", "wc", "xargs", "yes"]
 PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n"
 GROUP = "root:x:0:\napp:x:1000:\nstaff:x:50:app\nvideo:x:44:app\n"
 
