@@ -103,16 +103,6 @@ def test_hello_in_single_bytes_is_understood(agent: NativeAgent) -> None:
             answer += connection.recv(65536)
 
 
-def test_silent_caller_loses_its_place(agent: NativeAgent) -> None:
-    connection = agent.connect()
-    with connection:
-        connection.sendall(hello())
-        start = time.monotonic()
-        while connection.recv(4096):
-            pass
-        assert 1 < time.monotonic() - start < 30
-
-
 # --- what is not valid ---
 
 WRONG_REQUESTS = {
@@ -206,7 +196,7 @@ WRONG_FRAMES = {
 def test_wrong_frame_ends_its_own_connection_only(agent: NativeAgent, name: str, tmp_path: Path) -> None:
     pid, done = tmp_path / "pid", tmp_path / "done"
     other = agent.call(Kind.EXEC, command("sh", "-c", f"while [ ! -e {done} ]; do sleep 0.05; done; echo fine"))
-    script = f"echo $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 60"
+    script = f"echo $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 600"
     with agent.call(Kind.EXEC, command("sh", "-c", script)) as call:
         wait_until(pid.exists)
         call.send(WRONG_FRAMES[name])
@@ -249,7 +239,7 @@ def test_callers_from_many_threads_all_get_their_answer(agent: NativeAgent) -> N
 
 
 def test_status_is_answered_at_once_while_others_wait(agent: NativeAgent) -> None:
-    calls = [agent.call(Kind.EXEC, command("sleep", "60")) for _ in range(WORKERS + 5)]
+    calls = [agent.call(Kind.EXEC, command("sleep", "600")) for _ in range(WORKERS + 5)]
     wait_until(lambda: agent.status()[-2:] == (WORKERS, 5))
     calls.pop().close()
     wait_until(lambda: agent.status()[-2:] == (WORKERS, 4))
@@ -386,7 +376,7 @@ def test_park_without_the_module_says_so(agent: NativeAgent) -> None:
 def test_connection_that_is_reset_frees_its_place(agent: NativeAgent) -> None:
     wait_until(lambda: agent.children() == [])
     before = agent.descriptors()
-    for data in (b"", hello(), hello() + frame(Kind.STATUS), hello() + frame(Kind.EXEC, command("sleep", "60"))):
+    for data in (b"", hello(), hello() + frame(Kind.STATUS), hello() + frame(Kind.EXEC, command("sleep", "600"))):
         connection = agent.connect()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.sendall(data)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from scripts.guest.agent import AgentError, Call, finish
+from scripts.guest.agent import AgentError, Call
 from scripts.guest.agent_frames import DATA_LIMIT, Kind, command, frame
 from tests.support.native_agent import NativeAgent, compile_native, is_gone, running, sources, wait_until
 
@@ -162,8 +162,8 @@ def test_input_ends_apart_from_the_connection(agent: NativeAgent) -> None:
 
 def test_time_limit_ends_the_command_and_what_follows(agent: NativeAgent) -> None:
     start = time.monotonic()
-    done = agent.exec("sh", "-c", "sleep 60", limit_ms=300, then=[(True, ["echo", "no"])])
-    assert time.monotonic() - start < 30
+    done = agent.exec("sh", "-c", "sleep 600", limit_ms=300, then=[(True, ["echo", "no"])])
+    assert time.monotonic() - start < 60
     assert done.stdout == b""
     assert [(*outcome[:2], bool(outcome.timed_out)) for outcome in done.outcomes] == [(*KILLED, True)]
 
@@ -212,7 +212,7 @@ def test_outcome_tells_time_and_memory(agent: NativeAgent) -> None:
 
 
 def test_signal_goes_to_the_process_group(agent: NativeAgent) -> None:
-    with agent.call(Kind.EXEC, command("sh", "-c", "sleep 60 & echo ready; wait")) as call:
+    with agent.call(Kind.EXEC, command("sh", "-c", "sleep 600 & echo ready; wait")) as call:
         for kind, payload in call.frames():
             if kind == Kind.STDOUT:
                 call.send(frame(Kind.COMMAND_SIGNAL, struct.pack("<I", signal.SIGTERM)))
@@ -255,7 +255,7 @@ def test_output_that_is_not_read_stops_only_itself(agent: NativeAgent, tmp_path:
 
 
 def test_input_that_is_not_taken_stops_no_signal(agent: NativeAgent) -> None:
-    with agent.call(Kind.EXEC, command("sleep", "60")) as call:
+    with agent.call(Kind.EXEC, command("sleep", "600")) as call:
         call.hear_hello()
         while call.credit:
             size = min(call.credit, DATA_LIMIT)
@@ -272,21 +272,7 @@ def test_input_nobody_reads_goes_nowhere(agent: NativeAgent) -> None:
 
 def test_caller_that_ends_its_side_takes_the_command_along(agent: NativeAgent, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    call = agent.call(Kind.EXEC, command("sh", "-c", f"echo $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 60"))
+    call = agent.call(Kind.EXEC, command("sh", "-c", f"echo $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 600"))
     wait_until(pid.exists)
     call.close()
     wait_until(lambda: is_gone(pid))
-
-
-def test_caller_that_vanished_without_a_word_is_noticed(agent: NativeAgent, tmp_path: Path) -> None:
-    """It stays connected, and answers no PING."""
-    pid = tmp_path / "pid"
-    call = agent.call(Kind.EXEC, command("sh", "-c", f"echo $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 60"))
-    wait_until(pid.exists)
-    wait_until(lambda: is_gone(pid))
-    call.close()
-
-
-def test_caller_that_answers_ping_may_be_silent(agent: NativeAgent) -> None:
-    with agent.call(Kind.EXEC, command("sleep", "4")) as call:
-        assert finish(call).status == (0, 0)
