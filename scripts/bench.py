@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     results: dict[str, list[Figure]] = {}
     try:
         recorded = read_recorded(RECORDED) if options.check or options.record else {}
-        for name in options.benchmark or BENCHMARKS:
+        for name in options.benchmark or (recorded if options.check else BENCHMARKS):
             log(f"--- {name}")
             results[name] = BENCHMARKS[name](options.rounds)
         if options.record:
@@ -88,7 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"benchmarks:\n{table}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("benchmark", nargs="*", type=_benchmark, help="what to measure (default: everything)")
+    parser.add_argument(
+        "benchmark",
+        nargs="*",
+        type=_benchmark,
+        help="what to measure (default: all; with --check, all that is recorded)",
+    )
     parser.add_argument("--rounds", type=_rounds, default=3, help="how often; the median counts (default: 3)")
     either = parser.add_mutually_exclusive_group()
     either.add_argument("--check", action="store_true", help="fail if a ratio is worse than the recorded one")

@@ -225,10 +225,11 @@ def test_check_fails_when_a_recorded_ratio_is_exceeded(
     assert bench.main(["boot", "--check"]) == 0
     measured = 0.6
     assert bench.main(["boot", "--check"]) == 1
+    assert bench.main(["--check"]) == 1, "without a name, what is recorded is measured, and nothing else"
     assert "steady: expected at most 0.5100, found 0.6000; recorded is 0.5000" in capsys.readouterr().err
 
 
-def test_every_benchmark_is_recorded_and_what_is_recorded_can_be_read() -> None:
+def test_what_is_recorded_is_of_these_benchmarks_and_can_be_read() -> None:
     kept = read_recorded(recorded.RECORDED)
     assert set(kept) <= set(bench.BENCHMARKS)
     assert json.loads(recorded.RECORDED.read_text()) == kept
