@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from scripts.guest.oci_run import COMMAND_LINE, FOR_EVER, Disk, Run, Show, disks
 from scripts.guest.ports import Ports, agent_with_ports
 from scripts.guest.snapshot_file import Snapshot, SnapshotError
 
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_AGENT = (MonitorError, OSError)
 """When a guest can be told nothing: TimeoutError and ConnectionError are OSErrors."""
 
@@ -83,15 +85,20 @@ def _machine(
 def _save(
     machine: qemu.Machine, monitor: Monitor, agent: Agent, assets: Path, run: Run, layers: list[Path], file: Path
 ) -> None:
-    """Park, write the file beside its place, end the guest, and put the file into its place. Raises SnapshotError."""
-    beside = file.with_name(f"{file.name}.{os.getpid()}.new")
+    """Park, write the file beside its place, end the guest, and put the file into its place. Raises SnapshotError.
+
+    The file has all that was in the guest's memory, so it is for its owner alone. Where somebody else may write to the
+    folder, they may put a link in the place of its name: the shell writes to the very file that was made here.
+    """
+    beside = file.with_name(f".{secrets.token_hex(16)}.tmp")
     try:
         agent.park()
-        with beside.open("wb") as written:
+        with open(os.open(beside, _CREATE, 0o600), "w+b") as written:
+            place = Path(f"/proc/{os.getpid()}/fd/{written.fileno()}")
             places = snapshot_file.begin(written, layers)
             stream = written.tell()
             monitor("stop")
-            monitor.migrate(f"exec:cat >> {shlex.quote(str(beside.absolute()))}")
+            monitor.migrate(f"exec:cat >> {shlex.quote(str(place if place.exists() else beside.absolute()))}")
             monitor("quit")
             machine.wait(FOR_EVER)
             snapshot = Snapshot(
@@ -103,7 +110,7 @@ def _save(
                 layers=places,
                 volumes=[snapshot_file.as_it_is(volume) for volume in run.volumes],
                 stream=stream,
-                size=beside.stat().st_size,
+                size=os.fstat(written.fileno()).st_size,
             )
             snapshot_file.finish(written, snapshot)
         beside.replace(file)

@@ -76,7 +76,9 @@ def finish(file: IO[bytes], snapshot: Snapshot) -> None:
     """Write the header, and have all of the file on the disk. Raises SnapshotError."""
     header = json.dumps(asdict(snapshot)).encode()
     if len(header) >= HEADER:
-        raise SnapshotError(file.name, f"a header of less than {HEADER} bytes", str(len(header)), "use fewer layers")
+        raise SnapshotError(
+            "the saved guest", f"a header of less than {HEADER} bytes", str(len(header)), "use fewer layers"
+        )
     file.seek(0)
     file.write(header.ljust(HEADER - 1) + b"\n")
     file.flush()

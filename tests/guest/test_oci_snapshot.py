@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -16,7 +17,8 @@ from typing import Any
 import pytest
 
 from scripts.guest import snapshot_file
-from scripts.guest.oci_run import Volume
+from scripts.guest.oci_run import Run, Volume
+from scripts.guest.oci_snapshot import _save
 from scripts.guest.snapshot_file import Snapshot, SnapshotError
 from tests.support.oci_layout import busybox_layer, write
 
@@ -153,3 +155,42 @@ def test_a_file_that_is_no_guest_for_here_is_one_line(
 def test_volumes_that_were_not_there_are_refused(saved: Path, kernel: Path) -> None:
     with pytest.raises(SnapshotError, match=r"expected no --volume, found --volume .*kernel:/data"):
         snapshot_file.read(saved, kernel, [Volume(kernel, "/data")])
+
+
+class Quiet:
+    """In the place of a guest that can be told everything; `migrate` runs its command as QEMU does."""
+
+    def __init__(self, folder: Path, precious: Path) -> None:
+        self._folder, self._precious = folder, precious
+
+    def __call__(self, command: str) -> None:
+        pass
+
+    def park(self) -> None:
+        pass
+
+    def wait(self, limit: float) -> None:
+        pass
+
+    def migrate(self, uri: str) -> None:
+        """Write a stream of a few bytes, while somebody else puts links into the place of all that is there."""
+        for path in self._folder.iterdir():
+            path.unlink()
+            path.symlink_to(self._precious)
+        command = ["sh", "-c", uri.removeprefix("exec:")]
+        subprocess.run(command, input=b"memory", check=True)
+
+
+def test_the_memory_of_a_guest_goes_through_no_link_and_is_its_owners_alone(kernel: Path, tmp_path: Path) -> None:
+    """The name was NAME.PID.new, opened by everybody who wrote, and the file could be read by all."""
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"precious")
+    for name in ("shared", "own"):
+        (tmp_path / name).mkdir()
+        attacked: Any = Quiet(tmp_path / "shared", precious)
+        _save(attacked, attacked, attacked, kernel.parent, Run(), [kernel], tmp_path / name / "guest")
+    file = tmp_path / "own" / "guest"
+    assert precious.read_bytes() == b"precious"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert file.read_bytes().endswith(b"memory")
+    assert os.listdir(file.parent) == ["guest"]
