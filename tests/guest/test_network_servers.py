@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,6 +92,10 @@ def test_postgres_in_the_guest(booted: NetworkGuest) -> None:
     server = "$(echo /usr/lib/postgresql/*/bin)/postgres -D /tmp/pg/data -k /tmp/pg -c listen_addresses=127.0.0.1"
     at = booted.start(f"busybox su postgres -c '{server}'", 5432)
     connection = f"host=127.0.0.1 port={port_of(at)} user=postgres dbname=postgres sslmode=disable"
+    end = time.monotonic() + 120
+    while subprocess.run([str(postgres_programs() / "pg_isready"), "-q", "-d", connection], check=False).returncode:
+        assert time.monotonic() < end, "the server is still starting"
+        time.sleep(0.5)
     query = "select count(*), sum(n) from (select generate_series(1, 100000) as n) as numbers"
     assert here(str(postgres_programs() / "psql"), "-Atc", query, connection) == "100000|5000050000\n"
 
