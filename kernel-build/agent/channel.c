@@ -9,7 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define ERROR_LIMIT	512	/* bytes of payload in FRAME_ERROR, and in a frame of send_frame() */
+#define ERROR_LIMIT 512 /* bytes of payload in FRAME_ERROR, and in a frame of send_frame() */
 
 static bool would_block(void)
 {
@@ -18,8 +18,8 @@ static bool would_block(void)
 
 void channel_receive(struct channel *channel)
 {
-	ssize_t got = recv(channel->fd, channel->in + channel->in_size, sizeof channel->in - channel->in_size,
-			   MSG_DONTWAIT);
+	ssize_t got =
+		recv(channel->fd, channel->in + channel->in_size, sizeof channel->in - channel->in_size, MSG_DONTWAIT);
 
 	if (got < 0 && would_block())
 		return;
@@ -167,7 +167,7 @@ int channel_check_alive(struct channel *channel)
 	if (!channel->asked_ms && channel_room(channel)) {
 		channel_put(channel, FRAME_PING, NULL, 0);
 		channel->asked_ms = now_ms();
-		return 0;	/* it waits to be sent */
+		return 0; /* it waits to be sent */
 	}
 	return GONE_MS - silent;
 }

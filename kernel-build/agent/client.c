@@ -12,14 +12,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#define IN_SIZE		(FRAME_HEADER + DATA_LIMIT)
-#define OUT_SIZE	(FRAME_HEADER + DATA_LIMIT + 4096)
-#define CONTROL_ROOM	256		/* kept for frames that are no stream's */
-#define CLOSE_MS	30000
-#ifndef MSG_NOSIGNAL	/* macOS: ignore SIGPIPE */
-#define MSG_NOSIGNAL	0
+#define IN_SIZE (FRAME_HEADER + DATA_LIMIT)
+#define OUT_SIZE (FRAME_HEADER + DATA_LIMIT + 4096)
+#define CONTROL_ROOM 256 /* kept for frames that are no stream's */
+#define CLOSE_MS 30000
+#ifndef MSG_NOSIGNAL /* macOS: ignore SIGPIPE */
+#define MSG_NOSIGNAL 0
 #endif
-#define PIECE		4096		/* what a pipe takes without waiting once poll() says that it takes something */
+#define PIECE 4096 /* what a pipe takes without waiting once poll() says that it takes something */
 
 /* Output that has come and is not yet written: never more than the window that HELLO granted. */
 struct output {
@@ -34,7 +34,7 @@ struct call {
 	uint32_t kind, in_kind, in_end;
 	struct agent_answer *answer;
 	bool greeted, done, failed;
-	uint64_t credit;	/* bytes of input that the agent takes */
+	uint64_t credit; /* bytes of input that the agent takes */
 	size_t in_size, out_size;
 	struct output outputs[2];
 	uint8_t from_agent[IN_SIZE], to_agent[OUT_SIZE];
@@ -98,8 +98,8 @@ static void receive_some(struct call *call)
 	if (got > 0)
 		call->in_size += got;
 	else if (!got)
-		fail_here(call, call->greeted ? "the agent closed the connection" :
-						"the agent closed the connection; it may be of protocol version 1");
+		fail_here(call, call->greeted ? "the agent closed the connection"
+					      : "the agent closed the connection; it may be of protocol version 1");
 	else if (!would_wait(got))
 		fail_here(call, strerror(errno));
 }
@@ -238,7 +238,7 @@ static void read_input(struct call *call)
 	if (would_wait(got))
 		return;
 	if (got < 0 && call->kind == FRAME_WRITE) {
-		fail_here(call, strerror(errno));	/* a part of a file is none */
+		fail_here(call, strerror(errno)); /* a part of a file is none */
 	} else if (got <= 0) {
 		put_frame(call, call->in_end, NULL, 0);
 		call->in = -1;
@@ -278,7 +278,7 @@ static void send_request(struct call *call, const struct agent_request *request)
 		if (!call->out_size && sent < size)
 			put = send(call->socket, request->data + sent, size - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (put < 0 && !would_wait(put))
-			return;		/* the agent may have said why */
+			return; /* the agent may have said why */
 		sent += put > 0 ? put : 0;
 		if (sent < size)
 			poll(&file, 1, -1);

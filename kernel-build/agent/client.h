@@ -12,19 +12,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define AGENT_PORT		777
-#define AGENT_PROTOCOL		2
-#define FRAME_HEADER		8		/* bytes: u32 payload length, u32 kind, little-endian */
-#define FRAME_LIMIT		(1024 * 1024)	/* bytes of payload, in any frame */
-#define DATA_LIMIT		65536		/* bytes of payload, in a frame of a stream */
-#define HELLO_SIZE		20		/* bytes of payload that version 2 knows; more may follow */
-#define HELLO_LIMIT		256
-#define CONTROL_LIMIT		4096		/* bytes of payload, in a request that is no EXEC, READ or WRITE */
-#define AGENT_WINDOW		262144		/* bytes of a stream the agent takes before it grants more */
-#define WINDOW_LEAST		4096
-#define WINDOW_MOST		(16 * 1024 * 1024)
-#define EXIT_RECORD		40		/* bytes for each command in FRAME_EXIT */
-#define COMMANDS_LIMIT		1024		/* in one EXEC */
+#define AGENT_PORT 777
+#define AGENT_PROTOCOL 2
+#define FRAME_HEADER 8 /* bytes: u32 payload length, u32 kind, little-endian */
+#define FRAME_LIMIT (1024 * 1024) /* bytes of payload, in any frame */
+#define DATA_LIMIT 65536 /* bytes of payload, in a frame of a stream */
+#define HELLO_SIZE 20 /* bytes of payload that version 2 knows; more may follow */
+#define HELLO_LIMIT 256
+#define CONTROL_LIMIT 4096 /* bytes of payload, in a request that is no EXEC, READ or WRITE */
+#define AGENT_WINDOW 262144 /* bytes of a stream the agent takes before it grants more */
+#define WINDOW_LEAST 4096
+#define WINDOW_MOST (16 * 1024 * 1024)
+#define EXIT_RECORD 40 /* bytes for each command in FRAME_EXIT */
+#define COMMANDS_LIMIT 1024 /* in one EXEC */
 
 /* Numbers are little-endian. */
 static inline uint32_t get_u32(const uint8_t *from)
@@ -50,37 +50,76 @@ static inline void put_u64(uint8_t *to, uint64_t value)
 }
 
 enum frame_kind {
-	FRAME_V1_EXEC = 1, FRAME_V1_EXIT = 18,	/* of version 1, which had no HELLO */
+	FRAME_V1_EXEC = 1,
+	FRAME_V1_EXIT = 18, /* of version 1, which had no HELLO */
 	FRAME_HELLO = 32,
 	/* requests */
-	FRAME_EXEC = 33, FRAME_READ, FRAME_WRITE,
-	FRAME_SIGNAL = 36, FRAME_STATUS, FRAME_GO, FRAME_PARK, FRAME_UNPARK, FRAME_RESTORED, FRAME_POWER_OFF,
+	FRAME_EXEC = 33,
+	FRAME_READ,
+	FRAME_WRITE,
+	FRAME_SIGNAL = 36,
+	FRAME_STATUS,
+	FRAME_GO,
+	FRAME_PARK,
+	FRAME_UNPARK,
+	FRAME_RESTORED,
+	FRAME_POWER_OFF,
 	/* from the caller, after its request */
-	FRAME_STDIN = 48, FRAME_STDIN_END, FRAME_COMMAND_SIGNAL, FRAME_RESIZE, FRAME_CLOCK,
+	FRAME_STDIN = 48,
+	FRAME_STDIN_END,
+	FRAME_COMMAND_SIGNAL,
+	FRAME_RESIZE,
+	FRAME_CLOCK,
 	/* from either side */
-	FRAME_DATA = 56, FRAME_DATA_END, FRAME_CREDIT, FRAME_PING, FRAME_PONG,
+	FRAME_DATA = 56,
+	FRAME_DATA_END,
+	FRAME_CREDIT,
+	FRAME_PING,
+	FRAME_PONG,
 	/* from the agent */
-	FRAME_STDOUT = 64, FRAME_STDERR, FRAME_EXIT, FRAME_FILE, FRAME_DONE, FRAME_STATE, FRAME_ERROR, FRAME_CLOCK_ASK,
+	FRAME_STDOUT = 64,
+	FRAME_STDERR,
+	FRAME_EXIT,
+	FRAME_FILE,
+	FRAME_DONE,
+	FRAME_STATE,
+	FRAME_ERROR,
+	FRAME_CLOCK_ASK,
 };
 
 /* The fields of a request: u32 tag, u32 length, bytes. */
 enum field_tag {
-	FIELD_ARG = 1, FIELD_ENV, FIELD_ENV_ALONE, FIELD_CWD, FIELD_USER, FIELD_GROUP, FIELD_TTY, FIELD_LIMIT,
-	FIELD_FILE, FIELD_NEXT,
-	FIELD_PATH = 16, FIELD_MODE, FIELD_OWNER,
-	FIELD_ENTROPY = 32, FIELD_CLOCK, FIELD_HOSTNAME, FIELD_MACHINE_ID, FIELD_NOTICE_SIGNAL, FIELD_NOTICE_FILE,
+	FIELD_ARG = 1,
+	FIELD_ENV,
+	FIELD_ENV_ALONE,
+	FIELD_CWD,
+	FIELD_USER,
+	FIELD_GROUP,
+	FIELD_TTY,
+	FIELD_LIMIT,
+	FIELD_FILE,
+	FIELD_NEXT,
+	FIELD_PATH = 16,
+	FIELD_MODE,
+	FIELD_OWNER,
+	FIELD_ENTROPY = 32,
+	FIELD_CLOCK,
+	FIELD_HOSTNAME,
+	FIELD_MACHINE_ID,
+	FIELD_NOTICE_SIGNAL,
+	FIELD_NOTICE_FILE,
 };
 
 enum capability {
-	CAN_PING = 1,		/* answers PING with PONG */
-	CAN_PARK = 2,		/* agent: /dev/smpark is there, or there is one CPU */
-	CAN_STEER = 4,		/* agent: init-oci answers STATUS, GO, SIGNAL and POWER_OFF */
+	CAN_PING = 1, /* answers PING with PONG */
+	CAN_PARK = 2, /* agent: /dev/smpark is there, or there is one CPU */
+	CAN_STEER = 4, /* agent: init-oci answers STATUS, GO, SIGNAL and POWER_OFF */
 };
 
 enum exit_kind {
-	EXIT_STATUS = 0,	/* value: exit status */
-	EXIT_SIGNAL = 1,	/* value: the signal that ended it */
-	EXIT_NOT_RUN = 2,	/* value: the Linux errno of what failed before it ran */
+	EXIT_STATUS = 0, /* value: exit status */
+	EXIT_SIGNAL = 1, /* value: the signal that ended it */
+	EXIT_NOT_RUN = 2, /* value: the Linux errno of what failed before it ran */
 };
 
 enum workload_state { STATE_STARTING, STATE_HELD, STATE_RUNNING, STATE_ENDED, STATE_UNKNOWN };
@@ -106,18 +145,18 @@ static inline void outcome_parse(const uint8_t record[EXIT_RECORD], struct outco
 
 /* The answer to FRAME_STATUS. */
 struct agent_state {
-	uint32_t workload;	/* enum workload_state */
-	uint32_t kind, value;	/* enum exit_kind and its value, once it has ended */
-	uint32_t pid;		/* of the workload; 0: none */
-	uint32_t parked;	/* 1: the other CPUs are parked */
-	uint32_t served, waiting;	/* callers of EXEC, READ and WRITE */
+	uint32_t workload; /* enum workload_state */
+	uint32_t kind, value; /* enum exit_kind and its value, once it has ended */
+	uint32_t pid; /* of the workload; 0: none */
+	uint32_t parked; /* 1: the other CPUs are parked */
+	uint32_t served, waiting; /* callers of EXEC, READ and WRITE */
 };
 
 /* A request that is being put together; agent_request_end() frees it. */
 struct agent_request {
 	uint8_t *data;
 	size_t size, room;
-	bool failed;		/* memory or FRAME_LIMIT did not suffice */
+	bool failed; /* memory or FRAME_LIMIT did not suffice */
 };
 
 static inline uint8_t *agent_extend(struct agent_request *request, size_t size)
@@ -204,14 +243,14 @@ struct agent_files {
 };
 
 struct agent_answer {
-	uint32_t error;		/* a Linux errno; 0: the connection failed, if the call did */
-	char text[256];		/* why the call failed */
+	uint32_t error; /* a Linux errno; 0: the connection failed, if the call did */
+	char text[256]; /* why the call failed */
 	uint64_t capabilities;
-	struct outcome outcomes[COMMANDS_LIMIT];	/* EXEC: one for each command that was tried */
+	struct outcome outcomes[COMMANDS_LIMIT]; /* EXEC: one for each command that was tried */
 	size_t outcome_count;
-	struct agent_state state;	/* STATUS */
-	uint64_t number;	/* READ, WRITE: bytes in all; RESTORED: nanoseconds the guest's clock may be off */
-	uint32_t mode, uid, gid;	/* READ */
+	struct agent_state state; /* STATUS */
+	uint64_t number; /* READ, WRITE: bytes in all; RESTORED: nanoseconds the guest's clock may be off */
+	uint32_t mode, uid, gid; /* READ */
 };
 
 /*

@@ -17,7 +17,7 @@
 
 #include "../smpark/smpark.h"
 
-#define DEVICE	"/dev/smpark"
+#define DEVICE "/dev/smpark"
 
 void control_start(struct control *control)
 {
@@ -83,7 +83,7 @@ static int unpark(struct control *control, const char **what)
 		return EALREADY;
 	if (control->park_fd >= 0) {
 		error = ioctl(control->park_fd, SMPARK_UNPARK) ? errno : 0;
-		close(control->park_fd);	/* whatever it answered, nobody is parked after this */
+		close(control->park_fd); /* whatever it answered, nobody is parked after this */
 		control->park_fd = -1;
 	}
 	control->parked = false;

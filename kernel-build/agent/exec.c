@@ -13,16 +13,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define TERMINAL_REST	131072	/* bytes at most that a terminal holds when its command ends */
+#define TERMINAL_REST 131072 /* bytes at most that a terminal holds when its command ends */
 
 struct run {
 	struct channel *channel;
 	const struct request *request;
 	struct job job;
 	int signals;
-	uint32_t index;		/* of the present command, or the next */
-	bool running, finished;	/* a command runs; EXIT has been put */
-	uint64_t started_us, deadline_us;	/* 0: no time limit */
+	uint32_t index; /* of the present command, or the next */
+	bool running, finished; /* a command runs; EXIT has been put */
+	uint64_t started_us, deadline_us; /* 0: no time limit */
 	bool timed_out;
 	uint8_t *exits;
 	uint32_t exit_count;
@@ -31,8 +31,8 @@ struct run {
 	uint32_t credit_due;
 	/* output: what the caller has room for, and what is left after the last command's end */
 	uint64_t out_credit, err_credit;
-	bool out_hung;		/* the terminal's other side is closed for now */
-	int out_left, err_left;	/* -1: the command has not ended */
+	bool out_hung; /* the terminal's other side is closed for now */
+	int out_left, err_left; /* -1: the command has not ended */
 };
 
 static void record(struct run *run, struct outcome *outcome, const struct rusage *usage)
@@ -131,7 +131,7 @@ static void pass_input(struct run *run)
 			continue;
 		if (!put || (put < 0 && errno == EAGAIN))
 			return;
-		if (put < 0) {	/* it reads no more: the rest goes nowhere */
+		if (put < 0) { /* it reads no more: the rest goes nowhere */
 			if (!run->request->tty)
 				close_end(&run->job.in);
 			put = size;
@@ -223,7 +223,7 @@ static void pass_output(struct run *run, int *fd, int *left, uint64_t *credit, u
 	} else if (run->request->tty && *left < 0) {
 		run->out_hung = true;
 	} else if (run->request->tty) {
-		*left = 0;	/* the master stays, it is the input too */
+		*left = 0; /* the master stays, it is the input too */
 	} else {
 		close_end(fd);
 	}

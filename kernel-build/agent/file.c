@@ -11,7 +11,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-
 static void put_failure(struct channel *channel, int error, const char *path)
 {
 	char text[512];
@@ -158,7 +157,7 @@ static int take_data(struct channel *channel, int fd, uint64_t *size, uint64_t *
 
 void serve_write(struct channel *channel, const struct request *request)
 {
-	uint64_t size = 0, due = 0;	/* written; and of it, not yet granted again */
+	uint64_t size = 0, due = 0; /* written; and of it, not yet granted again */
 	int signals = worker_signals(), taken = TAKEN, error = 0;
 	char temporary[4096];
 	int fd = open_beside(request->path, temporary, sizeof temporary);

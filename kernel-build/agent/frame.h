@@ -10,7 +10,7 @@ struct frame {
 	const uint8_t *data;
 };
 
-enum parsed { PARSED, PARSED_PARTLY, PARSED_WRONGLY };	/* whole; more bytes are needed; not valid */
+enum parsed { PARSED, PARSED_PARTLY, PARSED_WRONGLY }; /* whole; more bytes are needed; not valid */
 
 /* The first frame of `size` bytes; what is longer than `limit` is not valid. */
 enum parsed frame_parse(const uint8_t *from, size_t size, uint32_t limit, struct frame *frame);
@@ -27,8 +27,8 @@ bool hello_parse(const struct frame *frame, struct hello *hello);
 enum parsed opening_parse(const uint8_t *from, size_t size, struct hello *hello, struct frame *request, size_t *at);
 
 struct argument_list {
-	char **argv;		/* ends with NULL */
-	bool always;		/* run also if a command before it failed */
+	char **argv; /* ends with NULL */
+	bool always; /* run also if a command before it failed */
 };
 
 struct put_file {
@@ -44,7 +44,7 @@ struct request {
 	struct put_file *files;
 	char **env, **groups;
 	uint32_t command_count, file_count, env_count, group_count;
-	const char *cwd, *user;		/* NULL: not given, as below */
+	const char *cwd, *user; /* NULL: not given, as below */
 	bool env_alone, tty;
 	uint32_t rows, columns, limit_ms;
 	const char *path, *hostname, *machine_id, *notice_file;
@@ -63,8 +63,8 @@ struct ring {
 	uint8_t data[AGENT_WINDOW];
 };
 
-bool ring_put(struct ring *ring, const uint8_t *data, size_t size);	/* false: more than there is room for */
-size_t ring_front(const struct ring *ring, const uint8_t **data);	/* how much lies there in one piece */
+bool ring_put(struct ring *ring, const uint8_t *data, size_t size); /* false: more than there is room for */
+size_t ring_front(const struct ring *ring, const uint8_t **data); /* how much lies there in one piece */
 void ring_drop(struct ring *ring, size_t size);
 
 void outcome_pack(const struct outcome *outcome, uint8_t record[EXIT_RECORD]);

@@ -16,13 +16,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MACHINE_ID	"/etc/machine-id"
-#define CLOCK_MS	30000	/* for all questions together */
-#define QUESTIONS	64
-#define GOOD_NS		2000000	/* an answer within this ends the questions, */
-#define FIRST_QUESTIONS	16	/* and after so many one within this: */
-#define FAIR_NS		15000000
-#define SECOND_NS	1000000000ULL
+#define MACHINE_ID "/etc/machine-id"
+#define CLOCK_MS 30000 /* for all questions together */
+#define QUESTIONS 64
+#define GOOD_NS 2000000 /* an answer within this ends the questions, */
+#define FIRST_QUESTIONS 16 /* and after so many one within this: */
+#define FAIR_NS 15000000
+#define SECOND_NS 1000000000ULL
 
 static uint64_t monotonic_ns(void)
 {
@@ -122,7 +122,10 @@ static int renew_machine_id(const char *wanted)
 	char line[34];
 	uint8_t bytes[16];
 	const struct put_file file = {
-		.path = MACHINE_ID, .mode = 0444, .content = (const uint8_t *)line, .size = 33,
+		.path = MACHINE_ID,
+		.mode = 0444,
+		.content = (const uint8_t *)line,
+		.size = 33,
 	};
 
 	if (*wanted) {

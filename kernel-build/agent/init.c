@@ -10,10 +10,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define VARIABLE	"SUPERMACHINE_INIT"
-#define ANSWER_MS	30000	/* it answers at once, unless the host does not let it run */
-#define REQUEST_SIZE	8
-#define ANSWER_SIZE	20
+#define VARIABLE "SUPERMACHINE_INIT"
+#define ANSWER_MS 30000 /* it answers at once, unless the host does not let it run */
+#define REQUEST_SIZE 8
+#define ANSWER_SIZE 20
 
 /* Where the child of an init, which has not begun to serve, finds it. */
 void init_announce(const char *number)

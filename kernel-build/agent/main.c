@@ -55,7 +55,7 @@ static int exec_main(int argc, char **argv)
 		return usage();
 	for (int i = at; i < argc; i++)
 		agent_string(&request, FIELD_ARG, argv[i]);
-	signal(SIGPIPE, SIG_IGN);	/* a reader of ours that has gone is no reason to stop the command */
+	signal(SIGPIPE, SIG_IGN); /* a reader of ours that has gone is no reason to stop the command */
 	socket = connect_agent();
 	if (socket < 0)
 		return 125;

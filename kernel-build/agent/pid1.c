@@ -25,15 +25,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CONTRACT	2
-#define AGAIN_MS	1000	/* between two starts of the agent */
-#define ANSWER_US	200000	/* for a POWER_OFF's answer to reach the caller */
-#define DEFAULT_PATH	"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#define CHILDREN	4096
+#define CONTRACT 2
+#define AGAIN_MS 1000 /* between two starts of the agent */
+#define ANSWER_US 200000 /* for a POWER_OFF's answer to reach the caller */
+#define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#define CHILDREN 4096
 
 static const int handed_on[] = { SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT };
 
-static pid_t agent;		/* 0: it does not run */
+static pid_t agent; /* 0: it does not run */
 static long started_ms;
 
 /* ---- what nobody has made before us ---- */
@@ -52,9 +52,8 @@ static const struct {
 };
 
 static const char *const links[][2] = {
-	{ "/dev/fd", "/proc/self/fd" },	   { "/dev/stdin", "/proc/self/fd/0" },
-	{ "/dev/stdout", "/proc/self/fd/1" }, { "/dev/stderr", "/proc/self/fd/2" },
-	{ "/dev/ptmx", "pts/ptmx" },
+	{ "/dev/fd", "/proc/self/fd" },	      { "/dev/stdin", "/proc/self/fd/0" }, { "/dev/stdout", "/proc/self/fd/1" },
+	{ "/dev/stderr", "/proc/self/fd/2" }, { "/dev/ptmx", "pts/ptmx" },
 };
 
 static bool is_mounted(const char *path)
@@ -77,11 +76,12 @@ static void mount_missing(void)
 			continue;
 		mkdir(path, 0755);
 		if (mount(mounts[i].type, path, mounts[i].type, mounts[i].flags, mounts[i].options))
-			fprintf(stderr, "supermachine-agent: warning: %s on %s: %s\n", mounts[i].type, path, strerror(errno));
+			fprintf(stderr, "supermachine-agent: warning: %s on %s: %s\n", mounts[i].type, path,
+				strerror(errno));
 	}
 	for (size_t i = 0; i < sizeof links / sizeof *links; i++) {
 		if (own_terminals && !strcmp(links[i][0], "/dev/ptmx"))
-			unlink(links[i][0]);	/* devtmpfs has a device there, for whoever mounts devpts elsewhere */
+			unlink(links[i][0]); /* devtmpfs has a device there, for whoever mounts devpts elsewhere */
 		if (symlink(links[i][1], links[i][0]) && errno != EEXIST)
 			fprintf(stderr, "supermachine-agent: warning: %s: %s\n", links[i][0], strerror(errno));
 	}
@@ -144,7 +144,7 @@ static _Noreturn void end_guest(void)
 	make_read_only();
 	fprintf(stderr, "supermachine-agent: powering off\n");
 	end_machine();
-	_exit(1);	/* the kernel panics, and a panic restarts */
+	_exit(1); /* the kernel panics, and a panic restarts */
 }
 
 /* ---- the commands of callers: each is a child of a child of the agent ---- */
@@ -298,7 +298,7 @@ int be_pid1(void)
 	mount_missing();
 	take_console();
 	raise_loopback();
-	reboot(RB_DISABLE_CAD);	/* Ctrl-Alt-Del is a SIGINT to us, not a sudden restart */
+	reboot(RB_DISABLE_CAD); /* Ctrl-Alt-Del is a SIGINT to us, not a sudden restart */
 	fprintf(stderr, "supermachine-agent: PID 1 of guest contract %d\n", CONTRACT);
 	files[0] = (struct pollfd){ take_signals_as_files(), POLLIN, 0 };
 	files[1] = (struct pollfd){ -1, POLLIN, 0 };
@@ -320,6 +320,6 @@ int be_pid1(void)
 		if (files[1].revents & POLLIN)
 			answer(files[1].fd);
 		else if (files[1].revents)
-			close_end(&files[1].fd);	/* the agent has ended; SIGCHLD comes */
+			close_end(&files[1].fd); /* the agent has ended; SIGCHLD comes */
 	}
 }

@@ -5,12 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FIELD_HEADER	8	/* u32 tag, u32 length */
-#define FILE_HEADER	16	/* u32 mode, u32 uid, u32 gid, u32 length of the path */
-#define MODE_MOST	07777
-#define SIGNAL_MOST	64
-#define ENTROPY_LEAST	32
-#define SIZE_MOST	65535	/* rows and columns of a terminal */
+#define FIELD_HEADER 8 /* u32 tag, u32 length */
+#define FILE_HEADER 16 /* u32 mode, u32 uid, u32 gid, u32 length of the path */
+#define MODE_MOST 07777
+#define SIGNAL_MOST 64
+#define ENTROPY_LEAST 32
+#define SIZE_MOST 65535 /* rows and columns of a terminal */
 
 struct field {
 	uint32_t tag, size;
@@ -52,7 +52,7 @@ static const char *count_fields(const struct frame *frame, struct lists *lists)
 	const uint8_t *from = frame->data;
 	size_t size = frame->size;
 	struct field field;
-	uint32_t here = 0;	/* arguments of the present command */
+	uint32_t here = 0; /* arguments of the present command */
 
 	while (size) {
 		if (!next_field(&from, &size, &field))
@@ -131,7 +131,7 @@ static const char *take_argument(const struct field *field, struct request *requ
 		if (!*string)
 			return "a command's first ARG is empty";
 		if (request->command_count)
-			++*slot;	/* past the NULL of the one before */
+			++*slot; /* past the NULL of the one before */
 		request->commands[request->command_count++].argv = *slot;
 		*fresh = false;
 	}
@@ -218,8 +218,8 @@ static const char *take_machine_id(const struct field *field, const char **id)
 
 	if (wrong || !**id)
 		return wrong;
-	return strlen(*id) == 32 && strspn(*id, "0123456789abcdef") == 32 ?
-	       NULL : "MACHINE_ID is not 32 hexadecimal digits";
+	return strlen(*id) == 32 && strspn(*id, "0123456789abcdef") == 32 ? NULL
+									  : "MACHINE_ID is not 32 hexadecimal digits";
 }
 
 static const char *take_other_field(uint32_t kind, const struct field *field, struct request *request)
@@ -274,7 +274,7 @@ const char *request_parse(const struct frame *frame, struct request *request)
 	size_t size = frame->size;
 	struct lists lists = { 0 };
 	struct field field;
-	bool fresh = true;	/* the next argument is a command's first */
+	bool fresh = true; /* the next argument is a command's first */
 	const char *wrong;
 	char **slot;
 
@@ -289,8 +289,8 @@ const char *request_parse(const struct frame *frame, struct request *request)
 	}
 	slot = request->commands[0].argv;
 	while (!wrong && next_field(&from, &size, &field))
-		wrong = frame->kind == FRAME_EXEC ? take_exec_field(&field, request, &slot, &fresh) :
-						    take_other_field(frame->kind, &field, request);
+		wrong = frame->kind == FRAME_EXEC ? take_exec_field(&field, request, &slot, &fresh)
+						  : take_other_field(frame->kind, &field, request);
 	if (!wrong)
 		wrong = what_lacks(frame->kind, request);
 	if (wrong)

@@ -18,7 +18,7 @@
 
 #include "../smpark/smpark.h"
 
-#define DEVICE	"/dev/smpark"
+#define DEVICE "/dev/smpark"
 
 /* What the line of a check says after its name. */
 static char detail[512];

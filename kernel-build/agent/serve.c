@@ -19,10 +19,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define FILES_LIMIT	1048576	/* callers that can wait, with a descriptor each */
-#define EVENTS		64
-#define REST_READS	512	/* of a caller's, before it is closed */
-#define OPENING_LIMIT	(FRAME_HEADER + HELLO_LIMIT + FRAME_HEADER + CONTROL_LIMIT)
+#define FILES_LIMIT 1048576 /* callers that can wait, with a descriptor each */
+#define EVENTS 64
+#define REST_READS 512 /* of a caller's, before it is closed */
+#define OPENING_LIMIT (FRAME_HEADER + HELLO_LIMIT + FRAME_HEADER + CONTROL_LIMIT)
 
 /* A caller: its request has not come whole, it waits for its turn, or it has its answer and shall close. */
 enum phase { OPENING, WAITING, CLOSING, PHASES };
@@ -30,7 +30,7 @@ enum phase { OPENING, WAITING, CLOSING, PHASES };
 struct caller {
 	int fd;
 	enum phase phase;
-	bool power_off;		/* what it asked for, once it has closed */
+	bool power_off; /* what it asked for, once it has closed */
 	long deadline_ms;
 	struct caller *previous, *next;
 };
@@ -38,11 +38,11 @@ struct caller {
 static struct {
 	int epoll, listener, signals;
 	bool (*may_call)(int fd);
-	bool deaf;		/* there was no descriptor for a caller: they wait in the kernel */
+	bool deaf; /* there was no descriptor for a caller: they wait in the kernel */
 	struct caller *first[PHASES], *last[PHASES];
 	pid_t workers[AGENT_WORKERS];
 	struct control control;
-	struct rlimit files;	/* as commands shall have it */
+	struct rlimit files; /* as commands shall have it */
 } server;
 
 static const struct hello own_hello = { .version = AGENT_PROTOCOL, .oldest = AGENT_PROTOCOL, .window = AGENT_WINDOW };
@@ -163,8 +163,8 @@ static void take_opening(struct caller *caller)
 		/* Taken off the stream, so that what follows is its answers to our questions. */
 		if (recv(caller->fd, bytes, at + FRAME_HEADER + request.size, MSG_DONTWAIT) < 0)
 			return;
-		caller->power_off = control_answer(&server.control, caller->fd, &request) &&
-				    request.kind == FRAME_POWER_OFF;
+		caller->power_off =
+			control_answer(&server.control, caller->fd, &request) && request.kind == FRAME_POWER_OFF;
 		move_caller(caller, CLOSING, GOODBYE_MS);
 	}
 }
@@ -268,7 +268,7 @@ static void drop_callers(int but)
 		for (struct caller *caller = server.first[phase], *next; caller; caller = next) {
 			next = caller->next;
 			if (caller->fd != but)
-				shutdown(caller->fd, SHUT_RDWR);	/* the event that follows ends it */
+				shutdown(caller->fd, SHUT_RDWR); /* the event that follows ends it */
 		}
 }
 

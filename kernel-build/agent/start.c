@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define GROUPS_LIMIT	65536	/* the kernel's NGROUPS_MAX */
+#define GROUPS_LIMIT 65536 /* the kernel's NGROUPS_MAX */
 
 static bool fail(char *error, size_t room, int number, const char *what, const char *name)
 {
@@ -92,7 +92,7 @@ static bool find_user(struct job *job, const struct request *request, const char
 				return fail(error, room, ENOENT, "group", request->groups[i]);
 		if (!job->groups)
 			return fail(error, room, ENOMEM, "groups", "");
-		if (!request->group_count)	/* a user of one group alone */
+		if (!request->group_count) /* a user of one group alone */
 			job->groups[job->group_count++] = job->gid;
 	}
 	free(word);
@@ -202,9 +202,9 @@ static _Noreturn void become_command(const struct job *job, const struct request
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	for (int number = 1; number < NSIG; number++)
-		signal(number, SIG_DFL);	/* whoever started the agent may have ignored some */
+		signal(number, SIG_DFL); /* whoever started the agent may have ignored some */
 	if (take_standard_files(job, request->tty) && become_user(job) && !chdir(request->cwd ? request->cwd : "/")) {
-		environ = job->env;	/* execvp looks for PATH there */
+		environ = job->env; /* execvp looks for PATH there */
 		execvp(argv[0], argv);
 	}
 	error = errno;

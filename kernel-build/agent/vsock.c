@@ -12,10 +12,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define BACKLOG		4096	/* the most a kernel allows by default */
-#define AGENT_WAIT_MS	30000	/* for an agent that is just starting */
-#define LOWEST_PORT	512
-#define OWN_PORTS	512	/* from LOWEST_PORT; the agent's own among them is taken, and passed over */
+#define BACKLOG 4096 /* the most a kernel allows by default */
+#define AGENT_WAIT_MS 30000 /* for an agent that is just starting */
+#define LOWEST_PORT 512
+#define OWN_PORTS 512 /* from LOWEST_PORT; the agent's own among them is taken, and passed over */
 
 /*
  * The host, and root in this guest: over loopback anybody may connect, but only
@@ -36,7 +36,8 @@ int serve(void)
 	int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
 	if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, BACKLOG)) {
-		fprintf(stderr, "supermachine-agent: cannot listen on vsock port %d: %s\n", AGENT_PORT, strerror(errno));
+		fprintf(stderr, "supermachine-agent: cannot listen on vsock port %d: %s\n", AGENT_PORT,
+			strerror(errno));
 		return 1;
 	}
 	fprintf(stderr, "supermachine-agent: listening on vsock port %d\n", AGENT_PORT);
@@ -68,7 +69,9 @@ static bool bind_reserved(int fd)
 int connect_agent(void)
 {
 	const struct sockaddr_vm address = {
-		.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_LOCAL, .svm_port = AGENT_PORT,
+		.svm_family = AF_VSOCK,
+		.svm_cid = VMADDR_CID_LOCAL,
+		.svm_port = AGENT_PORT,
 	};
 	const struct timespec pause = { .tv_nsec = 20 * 1000 * 1000 };
 
@@ -82,8 +85,8 @@ int connect_agent(void)
 			close(fd);
 		/* What a port that nobody listens on answers. */
 		if (error != ECONNRESET || waited >= AGENT_WAIT_MS) {
-			fprintf(stderr, "supermachine-agent: cannot call the agent on vsock port %d: %s\n",
-				AGENT_PORT, strerror(error));
+			fprintf(stderr, "supermachine-agent: cannot call the agent on vsock port %d: %s\n", AGENT_PORT,
+				strerror(error));
 			return -1;
 		}
 		nanosleep(&pause, NULL);

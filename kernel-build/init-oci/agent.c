@@ -11,8 +11,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define AGENT_FILE	"/supermachine-agent"
-#define AGENT_SOCKET	3
+#define AGENT_FILE "/supermachine-agent"
+#define AGENT_SOCKET 3
 
 /* The file is in the initramfs, out of reach by name once the root has moved. */
 int open_agent(void)

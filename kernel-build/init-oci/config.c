@@ -8,9 +8,9 @@
 
 static const struct key {
 	const char *name;
-	bool many;	/* may be there several times */
+	bool many; /* may be there several times */
 	take_function *take;
-	size_t offset;	/* of what it sets, in struct config */
+	size_t offset; /* of what it sets, in struct config */
 } keys[] = {
 #define ONCE(name, take, member) { name, false, take, offsetof(struct config, member) }
 #define MANY(name, take, member) { name, true, take, offsetof(struct config, member) }
@@ -47,7 +47,7 @@ static const struct key {
 #undef MANY
 };
 
-#define KEYS	(sizeof keys / sizeof *keys)
+#define KEYS (sizeof keys / sizeof *keys)
 
 /* In place: "\\" and "\n". False for any other escape. */
 static bool unescape(char *value)

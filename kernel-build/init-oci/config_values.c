@@ -12,9 +12,9 @@
 
 #include "capabilities.h"
 
-#define HOSTNAME_LIMIT	64		/* bytes: what the kernel takes */
-#define HEARTBEAT_LIMIT	3600000		/* milliseconds */
-#define AMOUNT_DIGITS	18		/* far beyond any memory */
+#define HOSTNAME_LIMIT 64 /* bytes: what the kernel takes */
+#define HEARTBEAT_LIMIT 3600000 /* milliseconds */
+#define AMOUNT_DIGITS 18 /* far beyond any memory */
 
 bool refuse(struct parser *parser, const char *format, ...)
 {
@@ -241,7 +241,8 @@ bool take_volume(struct parser *parser, char *value, void *to)
 		else if (!strcmp(option, "dax") && *volume.source != '/')
 			volume.dax = true;
 		else if (strcmp(option, "rw"))
-			return refuse(parser, "mount has the option \"%s\", expected ro, rw, or dax for virtio-fs", option);
+			return refuse(parser, "mount has the option \"%s\", expected ro, rw, or dax for virtio-fs",
+				      option);
 	}
 	return add(parser, &config->volumes, &config->volume_count, &volume, sizeof volume);
 }
@@ -263,12 +264,16 @@ static bool amount_of_limit(const char *text, rlim_t *value)
 /* NAME=SOFT or NAME=SOFT:HARD */
 bool take_limit(struct parser *parser, char *value, void *to)
 {
-	static const struct { const char *name; int resource; } known[] = {
-		{ "as", RLIMIT_AS }, { "core", RLIMIT_CORE }, { "cpu", RLIMIT_CPU }, { "data", RLIMIT_DATA },
-		{ "fsize", RLIMIT_FSIZE }, { "locks", RLIMIT_LOCKS }, { "memlock", RLIMIT_MEMLOCK },
-		{ "msgqueue", RLIMIT_MSGQUEUE }, { "nice", RLIMIT_NICE }, { "nofile", RLIMIT_NOFILE },
-		{ "nproc", RLIMIT_NPROC }, { "rss", RLIMIT_RSS }, { "rtprio", RLIMIT_RTPRIO },
-		{ "rttime", RLIMIT_RTTIME }, { "sigpending", RLIMIT_SIGPENDING }, { "stack", RLIMIT_STACK },
+	static const struct {
+		const char *name;
+		int resource;
+	} known[] = {
+		{ "as", RLIMIT_AS },	       { "core", RLIMIT_CORE },		{ "cpu", RLIMIT_CPU },
+		{ "data", RLIMIT_DATA },       { "fsize", RLIMIT_FSIZE },	{ "locks", RLIMIT_LOCKS },
+		{ "memlock", RLIMIT_MEMLOCK }, { "msgqueue", RLIMIT_MSGQUEUE }, { "nice", RLIMIT_NICE },
+		{ "nofile", RLIMIT_NOFILE },   { "nproc", RLIMIT_NPROC },	{ "rss", RLIMIT_RSS },
+		{ "rtprio", RLIMIT_RTPRIO },   { "rttime", RLIMIT_RTTIME },	{ "sigpending", RLIMIT_SIGPENDING },
+		{ "stack", RLIMIT_STACK },
 	};
 	struct config *config = parser->config;
 	struct limit limit = { .name = value, .resource = -1 };
@@ -287,9 +292,9 @@ bool take_limit(struct parser *parser, char *value, void *to)
 	if (hard)
 		*hard++ = '\0';
 	if (!amount_of_limit(soft, &limit.value.rlim_cur) ||
-	    !amount_of_limit(hard ? hard : soft, &limit.value.rlim_max) ||
-	    limit.value.rlim_cur > limit.value.rlim_max)
-		return refuse(parser, "rlimit %s: expected numbers or unlimited, the first not above the second", value);
+	    !amount_of_limit(hard ? hard : soft, &limit.value.rlim_max) || limit.value.rlim_cur > limit.value.rlim_max)
+		return refuse(parser, "rlimit %s: expected numbers or unlimited, the first not above the second",
+			      value);
 	return add(parser, &config->limits, &config->limit_count, &limit, sizeof limit);
 }
 

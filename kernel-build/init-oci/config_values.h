@@ -16,7 +16,7 @@ struct parser {
 /* Checks a value and puts it where `to` points, in the parser's config. */
 typedef bool take_function(struct parser *parser, char *value, void *to);
 
-bool refuse(struct parser *parser, const char *format, ...) __attribute__((format(printf, 2, 3)));	/* false */
+bool refuse(struct parser *parser, const char *format, ...) __attribute__((format(printf, 2, 3))); /* false */
 
 take_function take_text, take_any_text, take_string, take_name, take_path, take_cwd;
 take_function take_env, take_yes_no, take_hold, take_on_exit, take_heartbeat, take_hostname;

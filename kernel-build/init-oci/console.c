@@ -16,12 +16,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#define CONSOLE_WAIT_MS	1000
-#define DEVICE_TREE	"/sys/firmware/devicetree/base"
+#define CONSOLE_WAIT_MS 1000
+#define DEVICE_TREE "/sys/firmware/devicetree/base"
 
 /* An open file of our own that never waits; the other programs' waits. */
 static int console = STDOUT_FILENO;
-static bool within_line;	/* the entrypoint's output has not ended its line */
+static bool within_line; /* the entrypoint's output has not ended its line */
 static bool no_power_off;
 
 /*
@@ -114,7 +114,7 @@ void say(const char *format, ...)
 void start_output(void)
 {
 	struct termios mode;
-	int error = errno;	/* what the next line may be about to tell */
+	int error = errno; /* what the next line may be about to tell */
 
 	if (!tcgetattr(console, &mode)) {
 		mode.c_iflag &= ~IXON;
@@ -177,7 +177,7 @@ _Noreturn void restart(void)
 {
 	sync();
 	reboot(RB_AUTOBOOT);
-	_exit(1);	/* a kernel panic: the last way not to hang */
+	_exit(1); /* a kernel panic: the last way not to hang */
 }
 
 _Noreturn void power_off(void)

@@ -29,7 +29,7 @@ static bool open_files(const struct launch *launch)
 
 	setsid();
 	if (launch->config->tty) {
-		ioctl(STDIN_FILENO, TIOCSCTTY, 0);	/* job control where the console is a terminal */
+		ioctl(STDIN_FILENO, TIOCSCTTY, 0); /* job control where the console is a terminal */
 		return true;
 	}
 	null = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -87,7 +87,7 @@ _Noreturn void become_entrypoint(const struct launch *launch, int socket)
 	if (chdir(config->cwd))
 		goto failed;
 	step = "run";
-	environ = config->env.items;	/* execvp looks for PATH there */
+	environ = config->env.items; /* execvp looks for PATH there */
 	execvp(config->args.items[0], config->args.items);
 failed:
 	error = errno;

@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LINKS_LIMIT	16	/* that lead nowhere, one through another */
+#define LINKS_LIMIT 16 /* that lead nowhere, one through another */
 
 static bool make_folders_through(const char *path, int links);
 

@@ -85,7 +85,7 @@ struct identity resolve_user(const struct config *config)
 		who.home = checked(strdup(entry->pw_dir));
 	}
 	if (group)
-		who.gid = resolve_group(group);	/* and no other of /etc/group */
+		who.gid = resolve_group(group); /* and no other of /etc/group */
 	else if (entry)
 		add_groups_of(&who, entry->pw_name);
 	who.groups = checked(reallocarray(who.groups, who.group_count + config->groups.count + 1, sizeof *who.groups));

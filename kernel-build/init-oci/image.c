@@ -11,12 +11,12 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
-#define DEV_LIMITS	"size=1m,nr_inodes=2048"
-#define SHM_KIB		(64 * 1024)	/* as container runtimes have it */
+#define DEV_LIMITS "size=1m,nr_inodes=2048"
+#define SHM_KIB (64 * 1024) /* as container runtimes have it */
 
 /* Of the memory that is for files, at most. A file or folder without content takes about a KiB. */
-#define SHM_PART	4
-#define SHM_INODES_PART	64
+#define SHM_PART 4
+#define SHM_INODES_PART 64
 
 static void mount_shm(const struct config *config)
 {
@@ -45,8 +45,8 @@ void mount_devices(const struct config *config)
 	mount_at("cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
 	/* devtmpfs made its own ptmx, which belongs to no mounted devpts */
 	unlink("/dev/ptmx");
-	if (symlink("pts/ptmx", "/dev/ptmx") || symlink("/proc/self/fd", "/dev/fd") ||
-	    symlink("fd/0", "/dev/stdin") || symlink("fd/1", "/dev/stdout") || symlink("fd/2", "/dev/stderr"))
+	if (symlink("pts/ptmx", "/dev/ptmx") || symlink("/proc/self/fd", "/dev/fd") || symlink("fd/0", "/dev/stdin") ||
+	    symlink("fd/1", "/dev/stdout") || symlink("fd/2", "/dev/stderr"))
 		fail("cannot make the links in /dev: %s", strerror(errno));
 	for (size_t i = 0; i < sizeof for_everybody / sizeof *for_everybody; i++)
 		if (chmod(for_everybody[i], 0666) && errno != ENOENT)

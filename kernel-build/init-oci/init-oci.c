@@ -20,10 +20,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define CONTRACT	2
-#define MODULE_FILE	"/supermachine-smpark.ko"
-#define MODULE_DEVICE	"/dev/smpark"
-#define OPEN_FILES	1048576
+#define CONTRACT 2
+#define MODULE_FILE "/supermachine-smpark.ko"
+#define MODULE_DEVICE "/dev/smpark"
+#define OPEN_FILES 1048576
 
 static char *read_config(size_t *size)
 {
@@ -73,7 +73,7 @@ static void block_signals(void)
 	for (size_t i = 0; i < sizeof taken / sizeof *taken; i++)
 		sigaddset(&signals, taken[i]);
 	sigprocmask(SIG_SETMASK, &signals, NULL);
-	reboot(RB_DISABLE_CAD);	/* Ctrl-Alt-Del is a SIGINT to us, not a sudden restart */
+	reboot(RB_DISABLE_CAD); /* Ctrl-Alt-Del is a SIGINT to us, not a sudden restart */
 }
 
 static void prepare_launch(struct launch *launch, struct config *config)

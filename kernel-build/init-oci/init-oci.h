@@ -11,36 +11,41 @@
 
 #include "config.h"
 
-#define DEVICE_WAIT_MS	2000	/* for a device that is found after PID 1 has started */
+#define DEVICE_WAIT_MS 2000 /* for a device that is found after PID 1 has started */
 
 /* ---- console.c: lines, and the end of the guest ---- */
 
 void take_console(void);
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
-void start_output(void);	/* even after a Ctrl-S */
-void learn_to_power_off(void);	/* once /sys is there */
+void start_output(void); /* even after a Ctrl-S */
+void learn_to_power_off(void); /* once /sys is there */
 _Noreturn void power_off(void);
 _Noreturn void restart(void);
 
-#define fail(...) do { start_output(); say("init-oci: error: " __VA_ARGS__); power_off(); } while (0)
+#define fail(...) \
+	do { \
+		start_output(); \
+		say("init-oci: error: " __VA_ARGS__); \
+		power_off(); \
+	} while (0)
 
 int64_t monotonic_ms(void);
 
 /* ---- output.c: what the entrypoint writes, on its way to the console ---- */
 
-enum { STREAMS = 2 };	/* its output and its errors */
+enum { STREAMS = 2 }; /* its output and its errors */
 
 /* The end that is written to, or -1 */
 int open_stream(int index, const char *prefix);
-int stream_to_poll(int index, short *events);	/* -1: has ended */
+int stream_to_poll(int index, short *events); /* -1: has ended */
 void move_stream(int index);
 int flush_rests(int64_t now);
-void finish_streams(bool wait);	/* what has been written, or, when all writers have been killed, until the end */
+void finish_streams(bool wait); /* what has been written, or, when all writers have been killed, until the end */
 
-int console_write(const void *data, size_t size);	/* bytes taken; 0: none now */
+int console_write(const void *data, size_t size); /* bytes taken; 0: none now */
 int console_descriptor(void);
-bool is_within_line(void);	/* that is how the output has left the console, */
-void set_within_line(bool within);	/* and our own lines begin after a line break then */
+bool is_within_line(void); /* that is how the output has left the console, */
+void set_within_line(bool within); /* and our own lines begin after a line break then */
 
 /* ---- folders.c ---- */
 
@@ -48,8 +53,8 @@ bool make_folders(const char *path);
 bool wait_for(const char *path, struct stat *status);
 void mount_at(const char *type, const char *target, unsigned long flags, const char *options);
 const char *mount_any(const char *device, const char *target, const char *const *types, unsigned long flags);
-void keep_writable(const char *path);	/* a file system that has to be whole after the power off */
-void make_read_only(void);		/* those */
+void keep_writable(const char *path); /* a file system that has to be whole after the power off */
+void make_read_only(void); /* those */
 
 /* ---- memory.c ---- */
 
@@ -80,12 +85,12 @@ struct identity resolve_user(const struct config *config);
 
 /* Between PID 1 and the first process of the image's PID namespace. */
 enum message_kind {
-	MESSAGE_READY,		/* up: /proc is there */
-	MESSAGE_GO,		/* down */
-	MESSAGE_SIGNAL,		/* down: number */
-	MESSAGE_STARTED,	/* up: the entrypoint's PID in the namespace */
-	MESSAGE_FAILED,		/* up: errno of why it was not run */
-	MESSAGE_ENDED,		/* up: as wait(2) tells it */
+	MESSAGE_READY, /* up: /proc is there */
+	MESSAGE_GO, /* down */
+	MESSAGE_SIGNAL, /* down: number */
+	MESSAGE_STARTED, /* up: the entrypoint's PID in the namespace */
+	MESSAGE_FAILED, /* up: errno of why it was not run */
+	MESSAGE_ENDED, /* up: as wait(2) tells it */
 };
 
 struct message {
@@ -98,7 +103,7 @@ void send_message(int socket, enum message_kind kind, int value);
 struct launch {
 	const struct config *config;
 	struct identity who;
-	int streams[STREAMS];	/* what becomes its output and its errors; -1: the console */
+	int streams[STREAMS]; /* what becomes its output and its errors; -1: the console */
 };
 
 _Noreturn void become_entrypoint(const struct launch *launch, int socket);
@@ -121,7 +126,7 @@ enum { AGENT_STATUS = 1, AGENT_GO = 2, AGENT_SIGNAL = 3, AGENT_POWER_OFF = 4 };
 enum { STATE_STARTING, STATE_HELD, STATE_RUNNING, STATE_ENDED };
 enum { END_STATUS, END_SIGNAL, END_NOT_RUN };
 
-int open_agent(void);	/* -1: there is none */
+int open_agent(void); /* -1: there is none */
 pid_t start_agent(int file, pid_t namespace, int *socket);
 
 /* ---- supervise.c: PID 1 from the entrypoint on ---- */

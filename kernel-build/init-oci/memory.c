@@ -5,8 +5,8 @@
 
 #include <sys/sysinfo.h>
 
-#define RESERVE_KIB	(32 * 1024)	/* for the kernel, the agent and the image's processes */
-#define LEAST_PART	4		/* of the memory is for files in any case */
+#define RESERVE_KIB (32 * 1024) /* for the kernel, the agent and the image's processes */
+#define LEAST_PART 4 /* of the memory is for files in any case */
 
 /*
  * What all tmpfs of init-oci may have together, in KiB. When they are full, the kernel must still find memory: files

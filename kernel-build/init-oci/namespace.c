@@ -45,7 +45,7 @@ static pid_t start_entrypoint(const struct launch *launch, int socket)
 		become_entrypoint(launch, socket);
 	for (int i = 0; i < STREAMS; i++)
 		if (launch->streams[i] >= 0)
-			close(launch->streams[i]);	/* or PID 1 would never see their end */
+			close(launch->streams[i]); /* or PID 1 would never see their end */
 	if (pid < 0) {
 		say("init-oci: error: cannot fork: %s", strerror(errno));
 		send_message(socket, MESSAGE_FAILED, errno);
@@ -63,7 +63,7 @@ static void reap_children(pid_t *entrypoint, int socket)
 
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
 		if (pid == *entrypoint) {
-			*entrypoint = -1;	/* the number may be another's from now on */
+			*entrypoint = -1; /* the number may be another's from now on */
 			send_message(socket, MESSAGE_ENDED, status);
 		}
 }
@@ -115,7 +115,10 @@ static void close_all_but(const int *kept, size_t count)
 static _Noreturn void be_first(const struct launch *launch, int socket)
 {
 	const int kept[] = {
-		socket, console_descriptor(), launch ? launch->streams[0] : -1, launch ? launch->streams[1] : -1,
+		socket,
+		console_descriptor(),
+		launch ? launch->streams[0] : -1,
+		launch ? launch->streams[1] : -1,
 	};
 
 	close_all_but(kept, sizeof kept / sizeof *kept);
@@ -127,7 +130,7 @@ static _Noreturn void be_first(const struct launch *launch, int socket)
 	send_message(socket, MESSAGE_READY, 0);
 	if (!launch || !launch->config->pid1)
 		run_and_reap(launch, socket);
-	signal(SIGCHLD, SIG_IGN);	/* nobody waits for what the agent's commands leave behind meanwhile */
+	signal(SIGCHLD, SIG_IGN); /* nobody waits for what the agent's commands leave behind meanwhile */
 	while (receive(socket).kind != MESSAGE_GO)
 		;
 	send_message(socket, MESSAGE_STARTED, 1);
@@ -166,7 +169,7 @@ pid_t start_namespace(const struct launch *launch, int *socket)
 	if (!fork_into_namespace(getpid()))
 		fail("cannot leave the image's PID namespace: %s", strerror(errno));
 	if (recv(ends[0], &message, sizeof message, 0) != sizeof message)
-		power_off();	/* it has said why */
+		power_off(); /* it has said why */
 	*socket = ends[0];
 	return pid;
 }

@@ -9,21 +9,21 @@
 #include <time.h>
 #include <unistd.h>
 
-#define FINISH_WAIT_MS	1000	/* without progress */
-#define LAST_ROUNDS	64	/* more than a pipe holds */
-#define REST_WAIT_MS	50	/* for the end of a line */
+#define FINISH_WAIT_MS 1000 /* without progress */
+#define LAST_ROUNDS 64 /* more than a pipe holds */
+#define REST_WAIT_MS 50 /* for the end of a line */
 
 struct stream {
-	int fd;			/* to read from; -1: has ended, or never was */
-	const char *prefix;	/* "": none */
-	size_t prefix_left;	/* bytes of it that are still to be written */
-	size_t at, end, size;	/* of data: what has been written, what is to be written now, what has been read */
-	int64_t rest_due;	/* when what has no line break yet is written without it */
+	int fd; /* to read from; -1: has ended, or never was */
+	const char *prefix; /* "": none */
+	size_t prefix_left; /* bytes of it that are still to be written */
+	size_t at, end, size; /* of data: what has been written, what is to be written now, what has been read */
+	int64_t rest_due; /* when what has no line break yet is written without it */
 	char data[4096];
 };
 
 static struct stream streams[STREAMS] = { { .fd = -1 }, { .fd = -1 } };
-static struct stream *unfinished;	/* whose line on the console has no end yet */
+static struct stream *unfinished; /* whose line on the console has no end yet */
 
 int open_stream(int index, const char *prefix)
 {
@@ -58,7 +58,7 @@ static void set_unfinished(struct stream *stream)
 static bool begin_line(struct stream *stream)
 {
 	if (unfinished && !is_within_line())
-		set_unfinished(NULL);	/* a line of our own came between */
+		set_unfinished(NULL); /* a line of our own came between */
 	if (unfinished && unfinished != stream && (*stream->prefix || *unfinished->prefix)) {
 		if (!console_write("\n", 1))
 			return false;
@@ -173,5 +173,6 @@ void finish_streams(bool wait)
 		for (int i = 0; i < STREAMS; i++)
 			if (wanted[i].fd >= 0 && wanted[i].revents)
 				move_stream(i);
-	}	flush_rests(INT64_MAX);
+	}
+	flush_rests(INT64_MAX);
 }

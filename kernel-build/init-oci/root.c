@@ -14,13 +14,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define WORK	"/.init-oci"
-#define ROOT	WORK "/root"
-#define RW	WORK "/rw"
+#define WORK "/.init-oci"
+#define ROOT WORK "/root"
+#define RW WORK "/rw"
 
 /* Of the memory that is for files. A file or folder without content takes about a KiB. */
-#define UPPER_PART	2
-#define UPPER_INODES_PART	8
+#define UPPER_PART 2
+#define UPPER_INODES_PART 8
 
 static void layer_path(char *path, size_t room, size_t index)
 {

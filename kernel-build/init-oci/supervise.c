@@ -14,22 +14,22 @@
 #include <time.h>
 #include <unistd.h>
 
-#define AGENT_PAUSE_MS	1000	/* from one start of the agent to the next, at least */
-#define CHILDREN_WAIT_MS 1000	/* for those that were killed */
-#define LAST_WORDS_MS	200	/* for what the agent still tells its callers */
-#define LAST_SIGNAL	64
+#define AGENT_PAUSE_MS 1000 /* from one start of the agent to the next, at least */
+#define CHILDREN_WAIT_MS 1000 /* for those that were killed */
+#define LAST_WORDS_MS 200 /* for what the agent still tells its callers */
+#define LAST_SIGNAL 64
 
 static struct {
 	const struct launch *launch;
-	pid_t namespace;	/* the first process of the image's PID namespace */
-	int socket;		/* to it; -1: closed */
-	int agent_file;		/* -1: there is no agent */
+	pid_t namespace; /* the first process of the image's PID namespace */
+	int socket; /* to it; -1: closed */
+	int agent_file; /* -1: there is no agent */
 	pid_t agent;
 	int agent_socket;
-	int64_t agent_started, agent_due, beat_due;	/* milliseconds; due: -1: never */
+	int64_t agent_started, agent_due, beat_due; /* milliseconds; due: -1: never */
 	unsigned beats;
 	bool go_unanswered;
-	uint32_t state, kind, value, entrypoint;	/* as the agent is told */
+	uint32_t state, kind, value, entrypoint; /* as the agent is told */
 } guest = { .socket = -1, .agent = -1, .agent_socket = -1, .agent_due = -1, .beat_due = -1 };
 
 static void pause_for(int ms)
@@ -112,7 +112,7 @@ static void agent_has_ended(int status)
 	guest.agent = -1;
 	close_agent_socket();
 	if (number == 127)
-		return;	/* it could not be run, and has said so */
+		return; /* it could not be run, and has said so */
 	say("init-oci: warning: the agent ended with status %d; starting it again", number);
 	guest.agent_due = guest.agent_started + AGENT_PAUSE_MS;
 }
@@ -339,7 +339,8 @@ _Noreturn void supervise(const struct launch *launch, int agent_file, pid_t name
 		wanted[SIGNALS] = (struct pollfd){ .fd = signals, .events = POLLIN };
 		wanted[NAMESPACE] = (struct pollfd){ .fd = guest.socket, .events = POLLIN };
 		/* answers come in order */
-		wanted[AGENT] = (struct pollfd){ .fd = guest.go_unanswered ? -1 : guest.agent_socket, .events = POLLIN };
+		wanted[AGENT] =
+			(struct pollfd){ .fd = guest.go_unanswered ? -1 : guest.agent_socket, .events = POLLIN };
 		for (int i = 0; i < STREAMS; i++)
 			wanted[STREAM + i].fd = stream_to_poll(i, &wanted[STREAM + i].events);
 		if (poll(wanted, COUNT, wait) < 0)

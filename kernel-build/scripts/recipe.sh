@@ -28,7 +28,10 @@ unpack_source() {
     else
         tar -C "$2" --strip-components=1 -xf "$1"
     fi
-    grep -q '^VERSION = ' "$2/Makefile" || { echo "$1 holds no kernel source: no Makefile with a VERSION"; return 1; }
+    grep -q '^VERSION = ' "$2/Makefile" || {
+        echo "$1 holds no kernel source: no Makefile with a VERSION"
+        return 1
+    }
 }
 
 # apply_patches PATCH_FOLDER TREE
@@ -52,7 +55,10 @@ configure() {
     while IFS= read -r line; do
         case $line in
             CONFIG_*=*) grep -qxF -- "$line" "$tree/.config" && continue ;;
-            '# CONFIG_'*' is not set') name=${line#\# }; grep -q "^${name%% *}=" "$tree/.config" || continue ;;
+            '# CONFIG_'*' is not set')
+                name=${line#\# }
+                grep -q "^${name%% *}=" "$tree/.config" || continue
+                ;;
             '' | '# '*) continue ;;
         esac
         echo "$*: Kconfig did not keep this line: $line"

@@ -46,19 +46,19 @@ static int smpark_close(struct inode *inode, struct file *file)
 
 /* An open file holds the module, so it is never unloaded while CPUs are parked. */
 static const struct file_operations smpark_fops = {
-	.owner		= THIS_MODULE,
-	.unlocked_ioctl	= smpark_ioctl,
-	.compat_ioctl	= compat_ptr_ioctl,
-	.flush		= smpark_flush,
-	.release	= smpark_close,
-	.llseek		= noop_llseek,
+	.owner = THIS_MODULE,
+	.unlocked_ioctl = smpark_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+	.flush = smpark_flush,
+	.release = smpark_close,
+	.llseek = noop_llseek,
 };
 
 static struct miscdevice smpark_device = {
-	.minor	= MISC_DYNAMIC_MINOR,
-	.name	= "smpark",
-	.fops	= &smpark_fops,
-	.mode	= 0600,
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = "smpark",
+	.fops = &smpark_fops,
+	.mode = 0600,
 };
 
 static int smpark_reboot(struct notifier_block *block, unsigned long action, void *data)
@@ -68,7 +68,7 @@ static int smpark_reboot(struct notifier_block *block, unsigned long action, voi
 }
 
 static struct notifier_block smpark_reboot_block = {
-	.notifier_call	= smpark_reboot,
+	.notifier_call = smpark_reboot,
 };
 
 static int __init smpark_init(void)

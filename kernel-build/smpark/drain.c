@@ -24,12 +24,12 @@ enum { SMPARK_NORMAL, SMPARK_HIGH, SMPARK_POOLS };
 struct smpark_drain {
 	struct work_struct work;
 	unsigned int cpu;
-	int nice;			/* of the pool's workers */
-	u32 done;			/* the sequence for which it last ran */
-	struct task_struct *worker;	/* urgent now */
+	int nice; /* of the pool's workers */
+	u32 done; /* the sequence for which it last ran */
+	struct task_struct *worker; /* urgent now */
 };
 
-static DEFINE_PER_CPU(struct smpark_drain [SMPARK_POOLS], smpark_drains);
+static DEFINE_PER_CPU(struct smpark_drain[SMPARK_POOLS], smpark_drains);
 
 static void smpark_calm(struct smpark_drain *drain)
 {
@@ -68,7 +68,8 @@ bool smpark_drained(unsigned int cpu, u32 seq)
 {
 	struct smpark_drain *drains = per_cpu(smpark_drains, cpu);
 
-	return smp_load_acquire(&drains[SMPARK_NORMAL].done) == seq && smp_load_acquire(&drains[SMPARK_HIGH].done) == seq;
+	return smp_load_acquire(&drains[SMPARK_NORMAL].done) == seq &&
+	       smp_load_acquire(&drains[SMPARK_HIGH].done) == seq;
 }
 
 void smpark_drain_end(unsigned int cpu)
@@ -81,19 +82,18 @@ void smpark_drains_init(void)
 {
 	unsigned int cpu;
 
-	for_each_possible_cpu(cpu)
-		for (int pool = 0; pool < SMPARK_POOLS; pool++) {
-			per_cpu(smpark_drains, cpu)[pool].cpu = cpu;
-			per_cpu(smpark_drains, cpu)[pool].nice = pool == SMPARK_HIGH ? MIN_NICE : 0;
-			INIT_WORK(&per_cpu(smpark_drains, cpu)[pool].work, smpark_drain_work);
-		}
+	for_each_possible_cpu(cpu) for (int pool = 0; pool < SMPARK_POOLS; pool++)
+	{
+		per_cpu(smpark_drains, cpu)[pool].cpu = cpu;
+		per_cpu(smpark_drains, cpu)[pool].nice = pool == SMPARK_HIGH ? MIN_NICE : 0;
+		INIT_WORK(&per_cpu(smpark_drains, cpu)[pool].work, smpark_drain_work);
+	}
 }
 
 void smpark_drains_exit(void)
 {
 	unsigned int cpu;
 
-	for_each_possible_cpu(cpu)
-		for (int pool = 0; pool < SMPARK_POOLS; pool++)
-			cancel_work_sync(&per_cpu(smpark_drains, cpu)[pool].work);
+	for_each_possible_cpu(cpu) for (int pool = 0; pool < SMPARK_POOLS; pool++)
+		cancel_work_sync(&per_cpu(smpark_drains, cpu)[pool].work);
 }

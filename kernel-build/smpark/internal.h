@@ -25,8 +25,8 @@ void smpark_drains_init(void);
 void smpark_drains_exit(void);
 
 /* park.c */
-u32 smpark_sequence(void);		/* of the PARK under way or in force, or 0 */
-u32 smpark_wanted(unsigned int cpu);	/* the sequence of the PARK that wants this CPU, or 0 */
+u32 smpark_sequence(void); /* of the PARK under way or in force, or 0 */
+u32 smpark_wanted(unsigned int cpu); /* the sequence of the PARK that wants this CPU, or 0 */
 int smpark_park(struct file *file);
 int smpark_unpark(void);
 struct file *smpark_owned_by(void);

@@ -30,9 +30,9 @@
  * How long the CPUs may take to come. A host that has more to do than it can
  * may leave a virtual CPU alone for seconds, and that is no fault of the guest.
  */
-#define SMPARK_ARRIVAL_MS	30000
-#define SMPARK_WAIT_LEAST_US	20
-#define SMPARK_WAIT_MOST_US	1000
+#define SMPARK_ARRIVAL_MS 30000
+#define SMPARK_WAIT_LEAST_US 20
+#define SMPARK_WAIT_MOST_US 1000
 
 static unsigned int smpark_arrival_ms = SMPARK_ARRIVAL_MS;
 module_param_named(arrival_ms, smpark_arrival_ms, uint, 0644);
@@ -54,7 +54,7 @@ static bool smpark_going_down;
  * is never counted for the next.
  */
 static cpumask_t smpark_targets;
-static u32 smpark_called;	/* the sequence at which they may come: every CPU's queues are drained */
+static u32 smpark_called; /* the sequence at which they may come: every CPU's queues are drained */
 static DEFINE_PER_CPU(struct task_struct *, smpark_threads);
 
 /* The task that parked is kept on its CPU: on any other it would not run. */
@@ -97,11 +97,11 @@ static void smpark_thread_setup(unsigned int cpu)
 }
 
 static struct smp_hotplug_thread smpark_hotplug_thread = {
-	.store			= &smpark_threads,
-	.thread_should_run	= smpark_should_run,
-	.thread_fn		= smpark_thread,
-	.setup			= smpark_thread_setup,
-	.thread_comm		= "smpark/%u",
+	.store = &smpark_threads,
+	.thread_should_run = smpark_should_run,
+	.thread_fn = smpark_thread,
+	.setup = smpark_thread_setup,
+	.thread_comm = "smpark/%u",
 };
 
 /*
@@ -153,11 +153,9 @@ static void smpark_release(void)
 	unsigned int cpu;
 
 	smp_store_release(&smpark_page->sequence, smpark_page->sequence + 1);
-	smp_mb();	/* pairs with smpark_thread() */
-	for_each_cpu(cpu, &smpark_targets)
-		kick_process(per_cpu(smpark_threads, cpu));
-	for_each_cpu(cpu, &smpark_targets)
-		smpark_drain_end(cpu);
+	smp_mb(); /* pairs with smpark_thread() */
+	for_each_cpu(cpu, &smpark_targets) kick_process(per_cpu(smpark_threads, cpu));
+	for_each_cpu(cpu, &smpark_targets) smpark_drain_end(cpu);
 
 	/* Only now: both may wait for a task that was on a parked CPU. */
 	smpark_unpin_caller();
@@ -173,12 +171,14 @@ static bool smpark_arrived(unsigned int cpu, u32 seq)
  * Until every one of the CPUs is there; the first that is not, or nr_cpu_ids.
  * It sleeps, and ever longer: the CPUs that shall come may need the host's.
  */
-static unsigned int smpark_await(const cpumask_t *cpus, bool (*there)(unsigned int cpu, u32 seq), u32 seq, ktime_t limit)
+static unsigned int smpark_await(const cpumask_t *cpus, bool (*there)(unsigned int cpu, u32 seq), u32 seq,
+				 ktime_t limit)
 {
 	unsigned long wait_us = SMPARK_WAIT_LEAST_US;
 	unsigned int cpu;
 
-	for_each_cpu(cpu, cpus) {
+	for_each_cpu(cpu, cpus)
+	{
 		while (!there(cpu, seq)) {
 			if (ktime_after(ktime_get(), limit))
 				return cpu;
@@ -197,14 +197,12 @@ static unsigned int smpark_call(u32 seq, ktime_t limit)
 {
 	unsigned int cpu, late;
 
-	for_each_online_cpu(cpu)
-		smpark_drain_start(cpu);
+	for_each_online_cpu(cpu) smpark_drain_start(cpu);
 	late = smpark_await(cpu_online_mask, smpark_drained, seq, limit);
 	if (late < nr_cpu_ids)
 		return late;
 	smp_store_release(&smpark_called, seq);
-	for_each_cpu(cpu, &smpark_targets)
-		wake_up_process(per_cpu(smpark_threads, cpu));
+	for_each_cpu(cpu, &smpark_targets) wake_up_process(per_cpu(smpark_threads, cpu));
 	return smpark_await(&smpark_targets, smpark_arrived, seq, limit);
 }
 

@@ -58,15 +58,39 @@ static void smpark_clear_vectors(void)
 		return;
 	kernel_neon_begin();
 	/* movi vN.2d, #0, written out, because this file may not use such registers otherwise */
-#define SMPARK_CLEAR(n)	asm volatile(".inst 0x6f00e400 + " #n)
-	SMPARK_CLEAR(0); SMPARK_CLEAR(1); SMPARK_CLEAR(2); SMPARK_CLEAR(3);
-	SMPARK_CLEAR(4); SMPARK_CLEAR(5); SMPARK_CLEAR(6); SMPARK_CLEAR(7);
-	SMPARK_CLEAR(8); SMPARK_CLEAR(9); SMPARK_CLEAR(10); SMPARK_CLEAR(11);
-	SMPARK_CLEAR(12); SMPARK_CLEAR(13); SMPARK_CLEAR(14); SMPARK_CLEAR(15);
-	SMPARK_CLEAR(16); SMPARK_CLEAR(17); SMPARK_CLEAR(18); SMPARK_CLEAR(19);
-	SMPARK_CLEAR(20); SMPARK_CLEAR(21); SMPARK_CLEAR(22); SMPARK_CLEAR(23);
-	SMPARK_CLEAR(24); SMPARK_CLEAR(25); SMPARK_CLEAR(26); SMPARK_CLEAR(27);
-	SMPARK_CLEAR(28); SMPARK_CLEAR(29); SMPARK_CLEAR(30); SMPARK_CLEAR(31);
+#define SMPARK_CLEAR(n) asm volatile(".inst 0x6f00e400 + " #n)
+	SMPARK_CLEAR(0);
+	SMPARK_CLEAR(1);
+	SMPARK_CLEAR(2);
+	SMPARK_CLEAR(3);
+	SMPARK_CLEAR(4);
+	SMPARK_CLEAR(5);
+	SMPARK_CLEAR(6);
+	SMPARK_CLEAR(7);
+	SMPARK_CLEAR(8);
+	SMPARK_CLEAR(9);
+	SMPARK_CLEAR(10);
+	SMPARK_CLEAR(11);
+	SMPARK_CLEAR(12);
+	SMPARK_CLEAR(13);
+	SMPARK_CLEAR(14);
+	SMPARK_CLEAR(15);
+	SMPARK_CLEAR(16);
+	SMPARK_CLEAR(17);
+	SMPARK_CLEAR(18);
+	SMPARK_CLEAR(19);
+	SMPARK_CLEAR(20);
+	SMPARK_CLEAR(21);
+	SMPARK_CLEAR(22);
+	SMPARK_CLEAR(23);
+	SMPARK_CLEAR(24);
+	SMPARK_CLEAR(25);
+	SMPARK_CLEAR(26);
+	SMPARK_CLEAR(27);
+	SMPARK_CLEAR(28);
+	SMPARK_CLEAR(29);
+	SMPARK_CLEAR(30);
+	SMPARK_CLEAR(31);
 	kernel_neon_end();
 }
 
@@ -77,22 +101,22 @@ static void smpark_clear_vectors(void)
  */
 static noinline noinstr void smpark_wfi(void)
 {
-	asm volatile(
-	"	msr	elr_el1, xzr\n"
-	"	msr	spsr_el1, xzr\n"
-	"	msr	esr_el1, xzr\n"
-	"	msr	far_el1, xzr\n"
-	"	msr	nzcv, xzr\n"
-	"	.irp	n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17\n"
-	"	mov	x\\n, xzr\n"
-	"	.endr\n"
-	"	.irp	n, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 30\n"
-	"	mov	x\\n, xzr\n"
-	"	.endr\n"
-	"	dsb	sy\n"
-	"	wfi\n"
-	::: "x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13", "x14", "x15",
-	    "x16", "x17", "x19", "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "x30", "cc", "memory");
+	asm volatile("	msr	elr_el1, xzr\n"
+		     "	msr	spsr_el1, xzr\n"
+		     "	msr	esr_el1, xzr\n"
+		     "	msr	far_el1, xzr\n"
+		     "	msr	nzcv, xzr\n"
+		     "	.irp	n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17\n"
+		     "	mov	x\\n, xzr\n"
+		     "	.endr\n"
+		     "	.irp	n, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 30\n"
+		     "	mov	x\\n, xzr\n"
+		     "	.endr\n"
+		     "	dsb	sy\n"
+		     "	wfi\n" ::
+			     : "x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13",
+			       "x14", "x15", "x16", "x17", "x19", "x20", "x21", "x22", "x23", "x24", "x25", "x26",
+			       "x27", "x28", "x30", "cc", "memory");
 }
 
 /*
@@ -128,7 +152,7 @@ void smpark_rest(unsigned int cpu, u32 sequence)
 	while (smp_load_acquire(&smpark_page->sequence) == sequence) {
 		smpark_sleep();
 		local_daif_restore(daif);
-		isb();	/* what is pending is served here */
+		isb(); /* what is pending is served here */
 		local_daif_mask();
 		smpark_stop_timer(&timer);
 	}

@@ -9,7 +9,7 @@
 
 #include "internal.h"
 
-#define SMPARK_CONSOLE	"/dev/console"
+#define SMPARK_CONSOLE "/dev/console"
 
 struct smpark_state *smpark_page;
 

@@ -17,7 +17,17 @@
 #define AGENT_PORT 777u
 #define TRIES 500
 
-enum { CLOSE = 57, OPENAT = 56, READ = 63, WRITE = 64, EXIT = 93, NANOSLEEP = 101, SOCKET = 198, BIND = 200, CONNECT = 203 };
+enum {
+	CLOSE = 57,
+	OPENAT = 56,
+	READ = 63,
+	WRITE = 64,
+	EXIT = 93,
+	NANOSLEEP = 101,
+	SOCKET = 198,
+	BIND = 200,
+	CONNECT = 203
+};
 
 struct vsock_address {
 	unsigned short family, reserved;
@@ -114,8 +124,8 @@ static void say_memory(long log)
 /* Whether the agent answers a caller; it takes none whose port is not below 1024, and greets first. */
 static long call_agent(unsigned port)
 {
-	struct vsock_address own = {AF_VSOCK, 0, port, VMADDR_CID_ANY, {0}};
-	struct vsock_address agent = {AF_VSOCK, 0, AGENT_PORT, VMADDR_CID_LOCAL, {0}};
+	struct vsock_address own = { AF_VSOCK, 0, port, VMADDR_CID_ANY, { 0 } };
+	struct vsock_address agent = { AF_VSOCK, 0, AGENT_PORT, VMADDR_CID_LOCAL, { 0 } };
 	long connection = call(SOCKET, AF_VSOCK, SOCK_STREAM, 0, 0), result;
 	char greeting;
 
@@ -132,7 +142,7 @@ static long call_agent(unsigned port)
 
 void _start(void)
 {
-	const long pause[2] = {0, 100000};
+	const long pause[2] = { 0, 100000 };
 	long log = call(OPENAT, AT_FDCWD, (long)"/dev/kmsg", O_WRONLY, 0);
 	long result = -ECONNREFUSED;
 

@@ -21,12 +21,13 @@
 #include <linux/vm_sockets.h>
 #include <unistd.h>
 
-#define AGENT_PORT	777
-#define PORTS		4
-#define WAIT_US		5000
+#define AGENT_PORT 777
+#define PORTS 4
+#define WAIT_US 5000
 
 /* The agent's file */
-__asm__(".section .rodata\n.globl agent_begin, agent_end\nagent_begin:\n.incbin \"" AGENT "\"\nagent_end:\n.previous\n");
+__asm__(".section .rodata\n.globl agent_begin, agent_end\nagent_begin:\n.incbin \"" AGENT
+	"\"\nagent_end:\n.previous\n");
 extern const char agent_begin[], agent_end[];
 
 static bool hung_up(int fd)
@@ -42,7 +43,9 @@ static int connect_agent(int port)
 	static unsigned calls;
 	struct sockaddr_vm own = { .svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY };
 	const struct sockaddr_vm agent = {
-		.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_LOCAL, .svm_port = AGENT_PORT,
+		.svm_family = AF_VSOCK,
+		.svm_cid = VMADDR_CID_LOCAL,
+		.svm_port = AGENT_PORT,
 	};
 
 	for (;;) {

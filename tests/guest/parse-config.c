@@ -10,14 +10,21 @@
 
 #include "config.h"
 
-#define MUST(condition) do { if (!(condition)) { fprintf(stderr, "not so: " #condition "\n"); abort(); } } while (0)
+#define MUST(condition) \
+	do { \
+		if (!(condition)) { \
+			fprintf(stderr, "not so: " #condition "\n"); \
+			abort(); \
+		} \
+	} while (0)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* Every string can be read to its end, and every list ends as it should. */
 static void check_contents(const struct config *config)
 {
-	const struct strings *lists[] = { &config->lower, &config->args, &config->env, &config->masks, &config->groups };
+	const struct strings *lists[] = { &config->lower, &config->args, &config->env, &config->masks,
+					  &config->groups };
 	size_t sum = 0;
 
 	for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
@@ -67,7 +74,7 @@ static void release(struct config *config)
 static bool parse(const uint8_t *data, size_t size, char *error, size_t room)
 {
 	struct config config = { 0 };
-	char *text = malloc(size + 1);	/* of this very size, so that a step beyond is seen */
+	char *text = malloc(size + 1); /* of this very size, so that a step beyond is seen */
 	bool good;
 
 	MUST(text);
@@ -88,7 +95,7 @@ static bool parse(const uint8_t *data, size_t size, char *error, size_t room)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	char error[128];	/* little room, so that it is used up */
+	char error[128]; /* little room, so that it is used up */
 
 	parse(data, size, error, sizeof error);
 	return 0;

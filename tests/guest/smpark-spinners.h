@@ -18,9 +18,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MAX_CPUS	64
-#define REST_MS		50	/* how long a parked CPU is watched */
-#define MOVE_MS		120000	/* how long one that runs may take to show it, when the host has much else to do */
+#define MAX_CPUS 64
+#define REST_MS 50 /* how long a parked CPU is watched */
+#define MOVE_MS 120000 /* how long one that runs may take to show it, when the host has much else to do */
 
 /* What the line of a check says after its name. */
 static char detail[512];
@@ -77,8 +77,7 @@ static pid_t spawn_spinner(int cpu, int fifo_priority)
 	/* The device among them: its last copy must be the parent's to close. */
 	syscall(SYS_close_range, 3, ~0U, 0);
 	/* musl's sched_setscheduler() only ever fails, by design */
-	if (!bind_to(cpu) ||
-	    (fifo_priority && syscall(SYS_sched_setscheduler, 0, SCHED_FIFO, &param)))
+	if (!bind_to(cpu) || (fifo_priority && syscall(SYS_sched_setscheduler, 0, SCHED_FIFO, &param)))
 		_exit(1);
 	for (;;)
 		counters->at[cpu]++;
@@ -128,8 +127,8 @@ static bool only_caller_moves(void)
 		bool moved = counters->at[cpu] != before.at[cpu];
 
 		if (CPU_ISSET(cpu, &cpus) && moved != (cpu == own))
-			return bad("CPU %d %s while CPU %d had the others parked", cpu,
-				   moved ? "ran" : "stood still", own);
+			return bad("CPU %d %s while CPU %d had the others parked", cpu, moved ? "ran" : "stood still",
+				   own);
 	}
 	return true;
 }
@@ -140,8 +139,7 @@ static bool answers(int fd, unsigned long call, int expected)
 	int found = ioctl(fd, call) ? errno : 0;
 
 	if (found != expected)
-		return bad("ioctl 0x%lx answered \"%s\", expected \"%s\"", call, strerror(found),
-			   strerror(expected));
+		return bad("ioctl 0x%lx answered \"%s\", expected \"%s\"", call, strerror(found), strerror(expected));
 	return true;
 }
 

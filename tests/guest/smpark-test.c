@@ -9,12 +9,12 @@
 
 #include "../../kernel-build/smpark/smpark.h"
 
-#define DEVICE	"/dev/smpark"
-#define ARRIVAL	"/sys/module/smpark/parameters/arrival_ms"
-#define ROUNDS	100
-#define DISK	"/dev/vda"	/* block N is filled with N */
-#define BLOCK	4096
-#define BLOCKS	64
+#define DEVICE "/dev/smpark"
+#define ARRIVAL "/sys/module/smpark/parameters/arrival_ms"
+#define ROUNDS 100
+#define DISK "/dev/vda" /* block N is filled with N */
+#define BLOCK 4096
+#define BLOCKS 64
 
 static bool parks(int fd, int other_fd)
 {
@@ -74,7 +74,7 @@ static bool check_parking(void)
 	if (status.st_mode != (S_IFCHR | 0600))
 		return bad(DEVICE " has mode %o, expected %o", status.st_mode, S_IFCHR | 0600);
 	done = start_counting() && parks(fd, other_fd) && parks_often(fd) && closing_releases(&fd);
-	close(fd);	/* a spinner on a parked CPU could not end */
+	close(fd); /* a spinner on a parked CPU could not end */
 	end_spinners();
 	return done ? good("parked and released %d of %d CPUs", CPU_COUNT(&cpus) - 1, CPU_COUNT(&cpus)) : false;
 }
@@ -102,7 +102,7 @@ static bool late_cpu(int fd, int own, int other)
 	for (int waited = 0; waited < MOVE_MS && syscall(SYS_sched_getscheduler, hog) != SCHED_FIFO; waited += 5)
 		pause_ms(5);
 	done = set_arrival("500") && answers(fd, SMPARK_PARK, ETIMEDOUT) && answers(fd, SMPARK_UNPARK, EALREADY);
-	ioctl(fd, SMPARK_UNPARK);	/* if it parked after all: a hog on a parked CPU could not end */
+	ioctl(fd, SMPARK_UNPARK); /* if it parked after all: a hog on a parked CPU could not end */
 	end_spinner(hog);
 	if (!set_arrival("30000"))
 		return false;
@@ -152,7 +152,8 @@ static bool killed_caller(int own, int other)
 
 static bool is_busy(const char *what, int error)
 {
-	return error == EBUSY ? true : bad("%s answered \"%s\", expected \"%s\"", what, strerror(error), strerror(EBUSY));
+	return error == EBUSY ? true
+			      : bad("%s answered \"%s\", expected \"%s\"", what, strerror(error), strerror(EBUSY));
 }
 
 /* The module stays as long as anybody has its device open. */
@@ -172,7 +173,7 @@ static bool hotplug_held(int fd, int other)
 
 	snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/online", other);
 	online = open(path, O_WRONLY | O_CLOEXEC);
-	if (online < 0)	/* the kernel was built without CPU hotplug */
+	if (online < 0) /* the kernel was built without CPU hotplug */
 		return errno == ENOENT ? true : bad("%s: %s", path, strerror(errno));
 	if (!answers(fd, SMPARK_PARK, 0))
 		return false;
@@ -204,7 +205,7 @@ static bool check_faults(void)
 	if (other < 0)
 		return bad("needs a second CPU");
 	done = late_cpu(fd, own, other) && killed_caller(own, other) && module_held() && hotplug_held(fd, other);
-	close(fd);	/* as above */
+	close(fd); /* as above */
 	end_spinners();
 	return done ? good("a late CPU, a killed caller, unloading and CPU hotplug end well") : false;
 }
@@ -248,8 +249,8 @@ static bool reads_while_parked(int fd, int interrupted)
 
 	if (!answers(fd, SMPARK_PARK, 0))
 		return false;
-	done = sched_getcpu() == interrupted ? disk_reads() : bad("the caller is on CPU %d, expected %d", sched_getcpu(),
-								  interrupted);
+	done = sched_getcpu() == interrupted ? disk_reads()
+					     : bad("the caller is on CPU %d, expected %d", sched_getcpu(), interrupted);
 	return answers(fd, SMPARK_UNPARK, 0) && done;
 }
 

@@ -27,15 +27,15 @@
 #include <time.h>
 #include <unistd.h>
 
-#define STATE		"/dev/shm/snapshot-load"
-#define MAX_CPUS	8
-#define TICK_NS		10000000
-#define MEMORY		(8 << 20)
-#define RECORDS		256
-#define GO_ON_MS	120000	/* for every counter to move */
+#define STATE "/dev/shm/snapshot-load"
+#define MAX_CPUS 8
+#define TICK_NS 10000000
+#define MEMORY (8 << 20)
+#define RECORDS 256
+#define GO_ON_MS 120000 /* for every counter to move */
 
-#define HOST		"10.0.2.2"	/* as QEMU's user network has it */
-#define CHECK_EVERY	64	/* rows, and the database's own check */
+#define HOST "10.0.2.2" /* as QEMU's user network has it */
+#define CHECK_EVERY 64 /* rows, and the database's own check */
 
 enum { TICKS, RECORDS_WRITTEN, NUMBERS, ROWS, HOSTS_NUMBERS, PASSES, KINDS };
 static const char *const names[KINDS] = { "timer", "fsync", "tcp", "database", "tcp to the host", "memory" };
@@ -199,8 +199,10 @@ static void keep_database(const char *folder)
 	for (uint64_t number = 1;; number++) {
 		unsigned long long n = number, kept = number < RECORDS ? number : RECORDS;
 
-		fprintf(question, "INSERT INTO t VALUES(%llu, hex(randomblob(64))); DELETE FROM t WHERE n <= %llu;"
-			" SELECT max(n), count(*), min(length(x)) FROM t;\n", n, n - kept);
+		fprintf(question,
+			"INSERT INTO t VALUES(%llu, hex(randomblob(64))); DELETE FROM t WHERE n <= %llu;"
+			" SELECT max(n), count(*), min(length(x)) FROM t;\n",
+			n, n - kept);
 		fflush(question);
 		snprintf(expected, sizeof expected, "%llu|%llu|128\n", n, kept);
 		expect_line(answer, expected);

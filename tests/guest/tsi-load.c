@@ -24,7 +24,9 @@ static void fail(const char *what)
 
 static int ask(const char *line)
 {
-	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in to = { .sin_family = AF_INET,
+				  .sin_port = htons(port),
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 
 	if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof to))
@@ -84,7 +86,9 @@ static unsigned long take_datagrams(int fd, int milliseconds)
 
 static void storm(unsigned long number)
 {
-	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in to = { .sin_family = AF_INET,
+				  .sin_port = htons(port),
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	unsigned long taken = 0;
 	char data[1000] = "";
 	int fd = socket(AF_INET, SOCK_DGRAM, 0);

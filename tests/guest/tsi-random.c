@@ -28,10 +28,10 @@
 
 #define FILES 12
 #define THREADS 3
-#define CALLS 150	/* of a thread */
-#define PROCESSES 3		/* at a time */
-#define LIFE 4			/* seconds of a process */
-#define PATIENCE 60		/* seconds until one that was killed is gone */
+#define CALLS 150 /* of a thread */
+#define PROCESSES 3 /* at a time */
+#define LIFE 4 /* seconds of a process */
+#define PATIENCE 60 /* seconds until one that was killed is gone */
 
 static int ports[6];
 static int files[FILES];
@@ -78,7 +78,9 @@ static socklen_t any_address(struct sockaddr_storage *to)
 {
 	struct sockaddr_in *v4 = (struct sockaddr_in *)to;
 	struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)to;
-	static const char *const hosts[] = { "127.0.0.1", "127.0.0.1", "127.0.0.2", "0.0.0.0", "192.0.2.1", "224.0.0.1" };
+	static const char *const hosts[] = {
+		"127.0.0.1", "127.0.0.1", "127.0.0.2", "0.0.0.0", "192.0.2.1", "224.0.0.1"
+	};
 	static const char *const hosts6[] = { "::1", "::1", "::", "::ffff:127.0.0.1", "2001:db8::1", "ff02::1" };
 	int port = below(8) ? ports[below(6)] : (int)below(65536);
 
@@ -155,7 +157,9 @@ static void pass(int fd)
 	struct cmsghdr *rights = (struct cmsghdr *)control;
 	char byte = 0;
 	struct iovec part = { &byte, 1 };
-	struct msghdr header = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control };
+	struct msghdr header = {
+		.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control
+	};
 
 	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
 		return;

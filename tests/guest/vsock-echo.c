@@ -20,7 +20,7 @@ static void fail(const char *what)
 
 static void echo(int fd)
 {
-	static char data[28 << 10];	/* what a packet holds in one descriptor */
+	static char data[28 << 10]; /* what a packet holds in one descriptor */
 	ssize_t got;
 
 	while ((got = read(fd, data, sizeof data)) > 0)

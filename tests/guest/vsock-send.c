@@ -11,17 +11,21 @@
 #include <linux/vm_sockets.h>
 #include <unistd.h>
 
-#define AGENT_PORT	777
-#define TRIES		900	/* a port may still be in use */
-#define QUIET_MS	10
+#define AGENT_PORT 777
+#define TRIES 900 /* a port may still be in use */
+#define QUIET_MS 10
 
 static int connect_agent(unsigned call)
 {
 	const struct sockaddr_vm own = {
-		.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = 1 + call % (AGENT_PORT - 1),
+		.svm_family = AF_VSOCK,
+		.svm_cid = VMADDR_CID_ANY,
+		.svm_port = 1 + call % (AGENT_PORT - 1),
 	};
 	const struct sockaddr_vm agent = {
-		.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_LOCAL, .svm_port = AGENT_PORT,
+		.svm_family = AF_VSOCK,
+		.svm_cid = VMADDR_CID_LOCAL,
+		.svm_port = AGENT_PORT,
 	};
 	int fd = socket(AF_VSOCK, SOCK_STREAM, 0);
 

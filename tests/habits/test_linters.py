@@ -56,6 +56,7 @@ def test_the_linter_finds_nothing(name: str) -> None:
     [
         ("shellcheck", "a.sh", "#!/bin/sh\necho $1\n"),
         ("shfmt", "a.sh", "#!/bin/sh\nif true; then\n  echo\nfi\n"),
+        ("clang-format", "a.c", "int main(void) { return 0; }\n"),
         ("codespell", "a.md", "rec" + "ieve\n"),
         ("zizmor", "a.yml", "on: push\njobs:\n  a:\n    runs-on: x\n    steps:\n      - uses: a/b@v1\n"),
         ("validate-pyproject", "pyproject.toml", "[project]\nname = 1\n"),
@@ -65,7 +66,8 @@ def test_the_linter_sees_a_mistake(name: str, file: str, content: str, tmp_path:
     if name in NEEDS_PYTHON_3_11 and sys.version_info < (3, 11):
         pytest.skip(f"{name} needs Python 3.11")
     (tmp_path / file).write_text(content)
-    (tmp_path / ".editorconfig").write_bytes((PROJECT / ".editorconfig").read_bytes())
+    for config in (".editorconfig", ".clang-format"):
+        (tmp_path / config).write_bytes((PROJECT / config).read_bytes())
     assert run(HOOKS[name], [file], tmp_path).returncode != 0
 
 
@@ -77,4 +79,4 @@ def test_the_versions_are_those_of_pyproject_and_of_the_workflow() -> None:
 
 
 def test_the_linters_are_those_that_the_project_has_chosen() -> None:
-    assert HOOKS.keys() >= ELSEWHERE | {"shellcheck", "shfmt", "codespell", "zizmor", "validate-pyproject"}
+    assert HOOKS.keys() >= ELSEWHERE | {"shellcheck", "shfmt", "clang-format", "codespell", "zizmor", "validate-pyproject"}

@@ -218,7 +218,8 @@ static const struct fuse_operations operations = {
 
 int main(int count, char **arguments)
 {
-	char *options[] = { arguments[0], "-o", "dev,suid,allow_other,default_permissions", arguments[count - 1], NULL };
+	char *options[] = { arguments[0], "-o", "dev,suid,allow_other,default_permissions", arguments[count - 1],
+			    NULL };
 
 	if (count != 3 || (root = open(arguments[1], O_RDONLY | O_DIRECTORY)) < 0) {
 		perror("odd_fuse FOLDER MOUNTED");

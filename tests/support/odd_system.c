@@ -104,10 +104,10 @@ static int opened(int folder, const char *name, int flags, mode_t mode)
 	return descriptor;
 }
 
-#define OPEN_MODE                                                                                                      \
-	va_list arguments;                                                                                             \
-	va_start(arguments, flags);                                                                                    \
-	mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(arguments, mode_t) : 0;                                   \
+#define OPEN_MODE \
+	va_list arguments; \
+	va_start(arguments, flags); \
+	mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(arguments, mode_t) : 0; \
 	va_end(arguments)
 
 int open(const char *name, int flags, ...)

@@ -60,7 +60,7 @@ static void use_ring(const uint8_t *data, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	uint8_t *copy = malloc(size ? size : 1);	/* exactly as long, so that a byte too far is found */
+	uint8_t *copy = malloc(size ? size : 1); /* exactly as long, so that a byte too far is found */
 	struct request request;
 	struct frame frame;
 	struct hello hello;

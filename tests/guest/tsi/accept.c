@@ -59,7 +59,8 @@ CASE(dual_stack_listener)
 	int fd;
 
 	dial(port_of(listener), "echo");
-	CHECK((fd = accept(listener, &peer.any, &size)) >= 0 && peer.any.sa_family == AF_INET6 && size == sizeof peer.v6);
+	CHECK((fd = accept(listener, &peer.any, &size)) >= 0 && peer.any.sa_family == AF_INET6 &&
+	      size == sizeof peer.v6);
 	CHECK(IN6_IS_ADDR_V4MAPPED(&peer.v6.sin6_addr));
 	echoed(fd, "IPv4");
 	dial(port_of(listener), "over6 echo");
@@ -72,7 +73,7 @@ CASE(listener_at_port_0_is_found_at_the_port_it_tells)
 {
 	int listener = tcp(AF_INET);
 
-	CHECK(!listen(listener, 5));	/* without bind */
+	CHECK(!listen(listener, 5)); /* without bind */
 	CHECK(port_of(listener) > 0);
 	dial(port_of(listener), "echo");
 	echoed(accept_one(listener), "found");
@@ -312,7 +313,7 @@ CASE(names_of_a_connection_within_the_guest)
 	names_within_the_guest("127.0.0.1");
 	names_within_the_guest("127.8.8.8");
 	names_within_the_guest("::1");
-	names_within_the_guest("203.0.113.1");	/* the one that init-oci gives it */
+	names_within_the_guest("203.0.113.1"); /* the one that init-oci gives it */
 }
 
 CASE(connection_closed_before_accept)

@@ -28,13 +28,19 @@
 
 #define CASE(name) \
 	static void name(void); \
-	__attribute__((constructor)) static void add_##name(void) { add_case(#name, name); } \
+	__attribute__((constructor)) static void add_##name(void) \
+	{ \
+		add_case(#name, name); \
+	} \
 	static void name(void)
 
 /* One for a host that misbehaves on demand: it runs only if it is named. */
 #define FAULT(name) \
 	static void name(void); \
-	__attribute__((constructor)) static void add_##name(void) { add_fault(#name, name); } \
+	__attribute__((constructor)) static void add_##name(void) \
+	{ \
+		add_fault(#name, name); \
+	} \
 	static void name(void)
 
 /* Ends the case unless it holds. */
@@ -77,7 +83,7 @@ int udp(int family);
 int connected_to(int family, int port);
 int serve(int family, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int listener_at(const union address *at);
-void dial(int port, const char *what);	/* returns when the host's connection stands */
+void dial(int port, const char *what); /* returns when the host's connection stands */
 
 void send_all(int fd, const void *data, size_t size);
 void receive_all(int fd, void *data, size_t size);

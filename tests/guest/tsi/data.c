@@ -169,7 +169,7 @@ CASE(nonblocking_send_and_recv)
 	FAILS(recv(fd, data, 1, MSG_DONTWAIT), EAGAIN);
 	CHECK(!fcntl(fd, F_SETFL, O_NONBLOCK));
 	FAILS(read(fd, data, 1), EAGAIN);
-	do	/* until the host takes no more, which it may say late */
+	do /* until the host takes no more, which it may say late */
 		while (write(fd, data, sizeof data) > 0)
 			;
 	while (poll(&file, 1, 1000) == 1);
@@ -345,7 +345,7 @@ CASE(epoll_writable_again)
 			sent += put;
 	}
 	CHECK(!fcntl(fd, F_SETFL, 0));
-	expect(fd, "no\n");	/* these were other bytes */
+	expect(fd, "no\n"); /* these were other bytes */
 }
 
 CASE(fork_and_dup)
@@ -365,7 +365,9 @@ CASE(passed_to_another_process)
 {
 	char space[CMSG_SPACE(sizeof(int))] = "";
 	struct iovec byte = { "x", 1 };
-	struct msghdr message = { .msg_iov = &byte, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof space };
+	struct msghdr message = {
+		.msg_iov = &byte, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof space
+	};
 	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
 	int fd = serve(AF_INET, "echo"), pair[2], status;
 

@@ -164,7 +164,7 @@ FAULT(listen_that_the_host_refuses)
 			FAILS(listen(fd, 5), EACCES);
 			continue;
 		}
-		CHECK(!listen(fd, 5));	/* within the guest */
+		CHECK(!listen(fd, 5)); /* within the guest */
 		inside = connected_to(AF_INET, port_of(fd));
 		send_all(inside, "inside", 6);
 		expect(accept(fd, NULL, NULL), "inside");
@@ -217,7 +217,7 @@ FAULT(junk_packets)
 	CHECK(sendto(datagrams, "x", 1, 0, &to.any, length(&to)) == 1);
 	act("none");
 	for (int n = 0; n < 10; n++) {
-		control = -1;	/* junk may end it */
+		control = -1; /* junk may end it */
 		act("packets");
 	}
 	control = -1;
@@ -252,11 +252,11 @@ FAULT(transport_that_is_reset)
 		_exit(0);
 	}
 	usleep(300000);
-	send_all(control, "transport\n", 10);	/* and nobody answers */
+	send_all(control, "transport\n", 10); /* and nobody answers */
 	FAILS(recv(fd, &byte, 1, 0), ECONNRESET);
 	CHECK(wait(&status) > 0 && status == 0);
 	control = -1;
-	dial(8300, "echo");	/* it was announced again */
+	dial(8300, "echo"); /* it was announced again */
 	echoed(accept(listener, NULL, NULL), "after the reset");
 	still_works();
 }

@@ -5,7 +5,7 @@
 #include <stdarg.h>
 #include <sys/wait.h>
 
-#define LIMIT 120	/* seconds; no case takes more than a few on a machine with time for it */
+#define LIMIT 120 /* seconds; no case takes more than a few on a machine with time for it */
 
 static struct {
 	const char *name;
@@ -58,7 +58,8 @@ static void run(int index)
 	waitpid(child, &status, 0);
 	said[strcspn(said, "\n")] = 0;
 	if (WIFSIGNALED(status))
-		printf("case %s: %s\n", cases[index].name, WTERMSIG(status) == SIGALRM ? "hangs" : strsignal(WTERMSIG(status)));
+		printf("case %s: %s\n", cases[index].name,
+		       WTERMSIG(status) == SIGALRM ? "hangs" : strsignal(WTERMSIG(status)));
 	else
 		printf("case %s: %s\n", cases[index].name, status ? said : "ok");
 }

@@ -46,7 +46,7 @@ int port_of(int fd)
 	socklen_t size = sizeof own;
 
 	CHECK(!getsockname(fd, &own.any, &size));
-	return ntohs(own.v4.sin_port);	/* at the same place in both */
+	return ntohs(own.v4.sin_port); /* at the same place in both */
 }
 
 int tcp(int family)
@@ -102,7 +102,7 @@ void dial(int port, const char *what)
 {
 	int fd = serve(AF_INET, "dial %d %s", port, what);
 
-	expect(fd, "ok\n");	/* and the connection lives as long as this process has fd */
+	expect(fd, "ok\n"); /* and the connection lives as long as this process has fd */
 }
 
 void send_all(int fd, const void *data, size_t size)
@@ -161,5 +161,5 @@ double seconds(void)
 void in_thread(pthread_t *thread, void *(*run)(void *), int fd)
 {
 	CHECK(!pthread_create(thread, NULL, run, (void *)(long)fd));
-	usleep(300000);	/* it waits by now */
+	usleep(300000); /* it waits by now */
 }

@@ -24,8 +24,8 @@ static void set_up(void)
 	map = mmap(NULL, how.cq_off.cqes + how.cq_entries * sizeof *ring.done + 4096, PROT_READ | PROT_WRITE,
 		   MAP_SHARED | MAP_POPULATE, ring.fd, IORING_OFF_SQ_RING);
 	CHECK(map != MAP_FAILED);
-	ring.entries = mmap(NULL, how.sq_entries * sizeof *ring.entries, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE,
-			    ring.fd, IORING_OFF_SQES);
+	ring.entries = mmap(NULL, how.sq_entries * sizeof *ring.entries, PROT_READ | PROT_WRITE,
+			    MAP_SHARED | MAP_POPULATE, ring.fd, IORING_OFF_SQES);
 	CHECK(ring.entries != MAP_FAILED);
 	ring.submit_tail = (void *)(map + how.sq_off.tail);
 	ring.submit_mask = (void *)(map + how.sq_off.ring_mask);
