@@ -1,6 +1,7 @@
 #!/bin/bash
 # Large programs of an image, each in a guest of its own: "large-programs.sh NAME" ends with "NAME: ok".
 # Runs as root, with Debian's packages that test_large_programs.py names, and a volume at /data.
+# shellcheck disable=SC2329 # each function is called by its name
 
 node_with_threads() {
     cat > /tmp/program.js << 'EOF'
@@ -30,5 +31,5 @@ python_with_io_uring() {
     "$1"
 ) > /tmp/output
 status=$?
-((status == 0)) && echo "$1: ok" || cat /tmp/output >&2
+if ((status == 0)); then echo "$1: ok"; else cat /tmp/output >&2; fi
 exit $status
