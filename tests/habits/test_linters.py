@@ -79,4 +79,11 @@ def test_the_versions_are_those_of_pyproject_and_of_the_workflow() -> None:
 
 
 def test_the_linters_are_those_that_the_project_has_chosen() -> None:
-    assert HOOKS.keys() >= ELSEWHERE | {"shellcheck", "shfmt", "clang-format", "codespell", "zizmor", "validate-pyproject"}
+    assert HOOKS.keys() >= ELSEWHERE | {
+        "shellcheck",
+        "shfmt",
+        "clang-format",
+        "codespell",
+        "zizmor",
+        "validate-pyproject",
+    }
