@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from scripts import lock_dependencies
+from scripts.machine import environments
 from scripts.machine.environments import LOCKS
 
 if sys.version_info >= (3, 11):
@@ -70,3 +74,23 @@ def test_every_locked_package_has_one_version_and_a_hash(group: str) -> None:
 def test_no_lock_names_the_index_it_was_made_from(group: str) -> None:
     text = (LOCKS / f"{group}.txt").read_text()
     assert not re.search(r"://|--index|--find-links|--extra", text)
+
+
+def test_uv_locks_without_the_settings_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A program in the place of uv writes down what it was given."""
+    uv, requires = tmp_path / "uv", tmp_path / "requires.txt"
+    told = f"import json, os, sys; json.dump([sys.argv, dict(os.environ)], open({str(tmp_path / 'told')!r}, 'w'))"
+    uv.write_text(f"#!{sys.executable}\n{told}\n")
+    uv.chmod(0o755)
+    monkeypatch.setattr(environments, "ensure", lambda group: tmp_path / "python")
+    for name in [name for name in os.environ if name.startswith("UV_")]:
+        monkeypatch.delenv(name)
+    kept = {"UV_DEFAULT_INDEX": "https://index.example/simple", "UV_SYSTEM_CERTS": "1"}
+    others = {"UV_CONSTRAINT": "c.txt", "UV_EXTRA_INDEX_URL": "https://other.example", "UV_CONFIG_FILE": "uv.toml"}
+    for name, value in {**kept, **others, "HTTPS_PROXY": "http://proxy.example"}.items():
+        monkeypatch.setenv(name, value)
+    lock_dependencies.lock_group(tmp_path / "index.txt", requires, upgrade=False)
+    arguments, variables = json.loads((tmp_path / "told").read_text())
+    assert {name: value for name, value in variables.items() if name.startswith("UV_")} == kept
+    assert variables["HTTPS_PROXY"] == "http://proxy.example"
+    assert "--no-config" in arguments, "else uv reads the user's uv.toml"

@@ -3,6 +3,7 @@
  * ODD_PATH          what is concerned: files and folders whose path has this in it (all, where it is empty)
  * ODD_MMAP          errno of mmap(2) of a file: "shared" mappings as with FUSE's direct I/O, or "every" one
  * ODD_FSYNC_FOLDER  errno of fsync(2) of a folder
+ * ODD_FSYNC_FILE    errno of fsync(2) of a file
  * ODD_CHMOD         "refuse": EPERM; "ignore": done, and nothing is changed
  * ODD_MODE          octal permission bits that stat(2) gives for each file
  * ODD_READ          errno of reading, once the first 4096 bytes of the file are read
@@ -152,8 +153,8 @@ void *mmap64(void *address, size_t length, int protection, int flags, int descri
 int fsync(int descriptor)
 {
 	swap_open("fsync", descriptor);
-	int error = number("ODD_FSYNC_FOLDER");
-	if (error && is_folder(descriptor) && concerned(descriptor)) {
+	int error = number(is_folder(descriptor) ? "ODD_FSYNC_FOLDER" : "ODD_FSYNC_FILE");
+	if (error && concerned(descriptor)) {
 		errno = error;
 		return -1;
 	}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from scripts.asset_build.atomic_write import replacing, write_atomically
-from tests.support import checkout
+from tests.support import checkout, odd_system
 
 IN_CREATE = 0x100  # inotify(7)
 
@@ -58,6 +59,22 @@ def test_the_mode_is_the_process_default(tmp_path: Path) -> None:
 def test_a_name_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
     write_atomically(tmp_path / ("x" * 255), b"content")
     assert (tmp_path / ("x" * 255)).read_bytes() == b"content"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is Linux's")
+@pytest.mark.parametrize("error", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO], ids=errno.errorcode.get)
+def test_a_file_system_that_cannot_flush_gets_the_file_and_one_that_fails_does_not(
+    error: int, project: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "target").write_bytes(b"old")
+    program = "import sys; from pathlib import Path; from scripts.asset_build.atomic_write import write_atomically\n"
+    program += "write_atomically(Path(sys.argv[1]), b'new')"
+    done = odd_system.python(program, tmp_path / "target", site=project, path=tmp_path, fsync_file=error)
+    failed = error == errno.EIO
+    assert done.returncode == failed, done.stderr
+    assert (os.strerror(error) in done.stderr) == failed
+    kept = b"old" if failed else b"new"
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("target", kept)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from supermachine_kernel._version import VERSION
+from tests.support import odd_system
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +76,29 @@ def test_every_editable_mode_of_setuptools_finds_the_assets(
     (copy_of_checkout / "supermachine_kernel/assets/kernel").unlink()
     done = use(prefix, "k.verify()")
     assert "build the assets (bash kernel-build/scripts/build.sh), then pip install -e . again" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is Linux's")
+@pytest.mark.parametrize("answer", ["refuse", "ignore"])
+def test_the_assets_are_written_where_modes_cannot_be_changed(
+    answer: str, project: Path, built_set: Path, tmp_path: Path
+) -> None:
+    """What an editable install does with a checkout on a file system that keeps its own modes (vfat, CIFS)."""
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom scripts.asset_build.wheel import package_data\n"
+        "from scripts.asset_build.wheel.sources import resolve\n"
+        "from scripts.asset_build.wheel.verify import verify_set\n"
+        "source = resolve(Path(sys.argv[1]), {'SUPERMACHINE_ASSETS_DIR': sys.argv[2]}, local_only=True)\n"
+        "package_data.write(verify_set(source, None), Path(sys.argv[3]))"
+    )
+    package = tmp_path / "package"
+    done = odd_system.python(program, project, built_set, package, site=project, path=package, chmod=answer)
+    assert done.returncode == 0, done.stderr
+    assert (package / "_manifest.py").is_file()
+    for path in (package / "assets").iterdir():
+        assert path.read_bytes() == (built_set / path.name).read_bytes()
+    modes = {path.name: path.stat().st_mode & 0o111 for path in (package / "assets").iterdir()}
+    assert modes == dict.fromkeys(("kernel", "init-oci", "supermachine-agent", "smpark.ko"), 0), "chmod was done"
 
 
 def test_an_editable_install_without_a_tree_says_so_at_first_use(

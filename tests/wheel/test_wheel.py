@@ -17,8 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from scripts import wheel as wheel_program
+from scripts.asset_build import frontend
+from scripts.asset_build.guest_sets import GUEST_SETS
 from scripts.asset_build.lock import read_lock
+from scripts.machine import environments
 from supermachine_kernel._version import VERSION
+from tests.support import disk
 from tests.support.sets import SET
 
 PROJECT = Path(__file__).parents[2]
@@ -285,6 +290,37 @@ def test_why_it_stopped_is_said_where_it_cannot_be_written_down(copy_of_checkout
     first, second = done.stderr.splitlines()[-2:]
     assert first.startswith(f"error: SUPERMACHINE_ASSETS_DIR={tmp_path / 'none'}: expected a folder with the whole set")
     assert second == f"error: SUPERMACHINE_BUILD_ERROR={nowhere}: No such file or directory"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a tmpfs of its own is Linux's")
+def test_a_full_disk_is_told_with_the_folders_it_may_be_of(
+    copy_of_checkout: Path, built_set: Path, tmp_path: Path
+) -> None:
+    """The system names no file when a write fails."""
+    small = tmp_path / "small"
+    small.mkdir()
+    program = (
+        "import os, sys\nos.chdir(sys.argv[1])\n"
+        "os.environ.update(TMPDIR=sys.argv[2], SUPERMACHINE_ASSETS_DIR=sys.argv[3])\n"
+        "os.execv(sys.executable, [sys.executable, 'setup.py', '-q', 'bdist_wheel', '--dist-dir', sys.argv[4]])"
+    )
+    done = disk.python_on_tmpfs(small, program, copy_of_checkout, small, built_set, tmp_path / "out", size="4m")
+    expected = f"error: {small}, or {copy_of_checkout}: expected to be read and written, found No space left on device"
+    assert (done.returncode, done.stderr.splitlines()[-1:]) == (1, [expected])
+
+
+def test_a_built_wheel_that_cannot_be_read_is_no_error_of_the_destination(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It lies in the temporary folder, which something else may have cleaned."""
+    gone = tmp_path / "gone.whl"
+    monkeypatch.setattr(environments, "ensure", lambda group: Path(sys.executable))
+    monkeypatch.setattr(frontend, "build_wheel", lambda *_: gone)
+    monkeypatch.setattr(wheel_program, "_check", lambda *_: {})
+    with pytest.raises(FileNotFoundError) as raised:
+        wheel_program.build_wheel(tmp_path / "out", GUEST_SETS[SET])
+    assert raised.value.filename == str(gone)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def run_setup(checkout: Path, assets: Path, out: Path, **variables: str) -> subprocess.CompletedProcess[str]:
