@@ -10,15 +10,15 @@ from scripts.guest import qemu
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> qemu.Machine:
+def machine(tmp_path: Path) -> qemu.Machine:
     """A console of 300,000 lines, and then one of 1 MiB."""
     program = tmp_path / "qemu"
     program.write_text(
         "#!/bin/sh\necho first\nseq 300000\nhead -c 1048576 /dev/zero | tr '\\0' x\nprintf '\\nlast\\n'\n"
     )
     program.chmod(0o755)
-    monkeypatch.setattr(qemu, "PROGRAM", str(program))
-    return qemu.Machine(tmp_path / "kernel", tmp_path / "initramfs", cpus=1)
+    emulator = qemu.Emulator(str(program), qemu.MACHINE, qemu.HOST_COMMAND_LINE)
+    return qemu.Machine(tmp_path / "kernel", tmp_path / "initramfs", cpus=1, emulator=emulator)
 
 
 def test_the_last_lines_are_kept_and_long_ones_are_cut(machine: qemu.Machine) -> None:
