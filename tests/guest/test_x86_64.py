@@ -25,7 +25,7 @@ from scripts.machine.packages import install_commands
 
 BOOT = Path(__file__).resolve().parents[2] / "scripts" / "boot.py"
 LIMIT = 600.0
-pytestmark = pytest.mark.ondemand  # the set takes minutes to compile
+pytestmark = pytest.mark.slow
 
 
 class Guest:
