@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define PACKET_LIMIT (28 << 10) /* bytes; there are hosts that lose what a vsock packet has in a second descriptor */
 #define ERROR_LIMIT 512 /* bytes of payload in FRAME_ERROR, and in a frame of send_frame() */
 
 static bool would_block(void)
@@ -137,8 +138,9 @@ void channel_send(struct channel *channel)
 		channel->pong_due = false;
 	}
 	while (!channel_idle(channel)) {
+		size_t left = channel->out_size - channel->out_sent;
 		ssize_t sent = send(channel->fd, channel->out + channel->out_sent,
-				    channel->out_size - channel->out_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+				    left < PACKET_LIMIT ? left : PACKET_LIMIT, MSG_NOSIGNAL | MSG_DONTWAIT);
 
 		if (sent < 0) {
 			if (!would_block())

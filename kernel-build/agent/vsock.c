@@ -14,6 +14,7 @@
 
 #define BACKLOG 4096 /* the most a kernel allows by default */
 #define AGENT_WAIT_MS 30000 /* for an agent that is just starting */
+#define CALLER_BUFFER (8 << 20) /* bytes */
 #define LOWEST_PORT 512
 #define OWN_PORTS 512 /* from LOWEST_PORT; the agent's own among them is taken, and passed over */
 
@@ -30,12 +31,26 @@ static bool may_call(int fd)
 	       (peer.svm_cid == VMADDR_CID_HOST || (peer.svm_cid == VMADDR_CID_LOCAL && peer.svm_port < 1024));
 }
 
+/*
+ * Linux sends at most as much ahead as its own socket's buffer has, 256 KiB by
+ * default, and there are hosts that say only every 4 MiB what they have taken:
+ * without this a longer output would stop for ever. Accepted sockets inherit it.
+ */
+static bool enlarge_buffer(int fd)
+{
+	const unsigned long long size = CALLER_BUFFER;
+
+	return !setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_MAX_SIZE, &size, sizeof size) &&
+	       !setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_SIZE, &size, sizeof size);
+}
+
 int serve(void)
 {
 	struct sockaddr_vm address = { .svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = AGENT_PORT };
 	int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
-	if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, BACKLOG)) {
+	if (fd < 0 || !enlarge_buffer(fd) || bind(fd, (struct sockaddr *)&address, sizeof address) ||
+	    listen(fd, BACKLOG)) {
 		fprintf(stderr, "supermachine-agent: cannot listen on vsock port %d: %s\n", AGENT_PORT,
 			strerror(errno));
 		return 1;

@@ -82,6 +82,10 @@ def test_agent_is_called_by_the_host(booted: Booted) -> None:
     assert (done.stdout, done.status) == (b"from CID 2", (0, 5))
 
 
+def test_output_of_megabytes_comes_through_whatever_credit_the_host_gives(booted: Booted) -> None:
+    assert len(agent(booted.device, "head", "-c", str(6 * MIB), "/dev/zero").stdout) == 6 * MIB
+
+
 def test_a_port_at_which_nobody_listens_refuses(booted: Booted) -> None:
     with pytest.raises(ConnectionRefusedError, match=f"vsock port {NOBODY} of the guest: refused"):
         booted.device.connect(NOBODY)
