@@ -62,6 +62,17 @@ def test_the_real_wheel_is_rebuilt_identically(wheel: Path) -> None:
     assert report["sha256"] == report["rebuilt_sha256"]
 
 
+def test_nothing_of_the_caller_s_folder_is_run(wheel: Path, tmp_path: Path) -> None:
+    """A child with that folder first on its path would run these in the place of the libraries."""
+    ran = tmp_path / "ran"
+    for name in ("build", "pip", "venv", "setuptools", "json"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(ran)!r}, 'a').write({name!r})\n")
+    command = [sys.executable, rebuild.__file__, str(wheel)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not ran.exists()
+
+
 def test_without_the_record_the_bill_of_materials_differs(custom_wheel: Path, unlocked_checkout: Path) -> None:
     """No tree: nothing says what the assets were built from, and the rebuilt wheel says so."""
     done = run(custom_wheel, script=str(unlocked_checkout / "scripts" / "rebuild.py"), SUPERMACHINE_KERNEL_BUILD="")
