@@ -13,8 +13,6 @@ import supermachine_kernel
 PROGRAM = """\
 from pathlib import Path
 
-import pytest
-
 import supermachine_kernel
 from supermachine_kernel import (
     ASSETS,
@@ -104,8 +102,6 @@ print(supermachine_kernel.KERNEL_LEN)
 """
 
 MISTAKES = """\
-import pytest
-
 import supermachine_kernel
 supermachine_kernel.KERNEL_BYTE
 supermachine_kernel.KERNEL.extract_to("kernel", True)
