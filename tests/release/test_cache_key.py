@@ -117,3 +117,10 @@ def test_a_tree_that_is_not_whole(unlocked_checkout: Path) -> None:
 @pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("--wrong", 2)])
 def test_the_exit_status_of_a_wrong_argument_is_2(project: Path, argument: str, status: int) -> None:
     assert run(project, argument).returncode == status
+
+
+def test_a_machine_without_bash_is_told_so_in_one_line(unlocked_checkout: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(unlocked_checkout / "scripts" / "cache_key.py")]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert "needs bash on the PATH" in done.stderr
