@@ -190,7 +190,7 @@ def test_the_lock_of_what_is_published_is_the_staged_one(staged: Staged, project
     with nginx.serve(staged.base, tmp_path / "nginx") as port:
         options = ["--json", "--from", f"http://127.0.0.1:{port}", "--lock", str(lock)]
         report = good(run(project, "release.py", "lock", *options))
-        assert report["set_digest"] == staged.locked.digest
+        assert report["set_digests"] == {"aarch64": staged.locked.digest}
         again = good(run(project, "release.py", "lock", *options))
     assert again["changes"] == []
     locked = read_lock_file(lock).set(SET)
