@@ -25,7 +25,7 @@ from scripts.machine.packages import install_commands
 
 BOOT = Path(__file__).resolve().parents[2] / "scripts" / "boot.py"
 LIMIT = 600.0
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.ondemand  # the kernel of this set takes minutes to compile
 
 
 class Guest:
