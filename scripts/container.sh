@@ -21,4 +21,4 @@ terminal=()
     --file .devcontainer/Dockerfile scripts/machine >&2
 # Privileged: the tests mount file systems of their own. The volume keeps environments, kernels and downloads.
 exec "$engine" run --rm --init "${terminal[@]}" --platform linux/amd64 --privileged \
-    --volume "$PWD:/src" --workdir /src --volume supermachine-kernel-cache:/root/.cache supermachine-kernel "$@"
+    --volume "$PWD:/src" --workdir /src --volume supermachine-kernel-cache:/cache supermachine-kernel "$@"

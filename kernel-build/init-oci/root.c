@@ -17,6 +17,7 @@
 #define WORK "/.init-oci"
 #define ROOT WORK "/root"
 #define RW WORK "/rw"
+#define OVERLAY_WORK RW "/work"
 
 /* Of the memory that is for files. A file or folder without content takes about a KiB. */
 #define UPPER_PART 2
@@ -62,7 +63,7 @@ static void mount_layer(const struct config *config, size_t index)
  */
 static void remove_last_work(void)
 {
-	DIR *folder = opendir(RW "/work/work");
+	DIR *folder = opendir(OVERLAY_WORK "/work");
 	const struct dirent *entry;
 
 	if (!folder)
@@ -71,7 +72,7 @@ static void remove_last_work(void)
 		if (unlinkat(dirfd(folder), entry->d_name, 0) && errno == EISDIR)
 			unlinkat(dirfd(folder), entry->d_name, AT_REMOVEDIR);
 	closedir(folder);
-	rmdir(RW "/work/work");
+	rmdir(OVERLAY_WORK "/work");
 	sync();
 }
 
@@ -99,7 +100,7 @@ static void mount_upper(const struct config *config)
 		keep_writable(RW);
 		remove_last_work();
 	}
-	if (!make_folders(RW "/upper") || !make_folders(RW "/work"))
+	if (!make_folders(RW "/upper") || !make_folders(OVERLAY_WORK))
 		fail("cannot make the upper folders: %s", strerror(errno));
 }
 
@@ -123,7 +124,7 @@ static void mount_overlay(size_t layers)
 		good = set_option(fs, "lowerdir+", path);
 	}
 	good = good && set_option(fs, "source", "overlay") && set_option(fs, "upperdir", RW "/upper") &&
-	       set_option(fs, "workdir", RW "/work");
+	       set_option(fs, "workdir", OVERLAY_WORK);
 	if (!good || syscall(SYS_fsconfig, fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0))
 		fail("cannot make an overlay of %zu layers: %s", layers, strerror(errno));
 	mounted = (int)syscall(SYS_fsmount, fs, FSMOUNT_CLOEXEC, 0);

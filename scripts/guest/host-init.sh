@@ -9,7 +9,7 @@ fail() {
 }
 
 /bin/busybox --install -s /bin
-mkdir -p /dev /lower /upper /root
+mkdir -p /dev /lower /upper /merged
 mount -t devtmpfs devtmpfs /dev
 exec < /dev/console > /dev/console 2>&1
 waited=0
@@ -21,8 +21,8 @@ mount -t squashfs -o ro /dev/vda /lower || fail "/dev/vda: expected a squashfs"
 echo "init: squashfs of /dev/vda"
 mount -t tmpfs tmpfs /upper || fail "/upper: expected a tmpfs"
 mkdir /upper/data /upper/work
-mount -t overlay -o lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work overlay /root || fail "no overlay"
+mount -t overlay -o lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work overlay /merged || fail "no overlay"
 echo "init: overlay root, upper tmpfs"
-cp /supermachine-agent /root/supermachine-agent || fail "no agent"
+cp /supermachine-agent /merged/supermachine-agent || fail "no agent"
 umount -l /dev
-exec switch_root /root /supermachine-agent
+exec switch_root /merged /supermachine-agent

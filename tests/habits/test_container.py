@@ -79,6 +79,9 @@ def test_the_command_is_built_for_and_run_in_the_checkout_as_it_was_given(
     file, context = build.split()[-2:]
     assert (project / file).is_file() and (project / context / "debian-packages.txt").is_file()
     assert f"--volume {project}:/src --workdir /src" in start
+    assert "--volume supermachine-kernel-cache:/cache " in start
+    assert "ENV XDG_CACHE_HOME=/cache\n" in (project / file).read_text()
+    assert "target=/cache," in (project / ".devcontainer" / "devcontainer.json").read_text()
     assert start.endswith("supermachine-kernel python3 scripts/wheel.py --out a folder")
 
 

@@ -392,7 +392,7 @@ class TestOutput:
         assert (done.returncode, done.stderr) == (status, "")
 
     @pytest.mark.parametrize("command", ["extract", "extract kernel", "bundle", "verify", "path"])
-    @pytest.mark.parametrize("name", ["a" * 5000, "a/" * 2400, "/proc/1/root/a", "/dev/null/a", "/proc"])
+    @pytest.mark.parametrize("name", ["a" * 5000, "a/" * 2400, "/proc/1/cwd/a", "/dev/null/a", "/proc"])
     def test_an_absurd_name_is_one_line(self, name: str, command: str) -> None:
         done = child.command_line(*command.split(), name)
         assert done.returncode in (1, 2)
