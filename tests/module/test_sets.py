@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from supermachine_kernel._host import look_at_host
 from tests.support import child
 
 SETS = {
@@ -117,11 +118,13 @@ def test_a_set_without_a_known_host_has_none(module_copy: Path) -> None:
     assert found["found"] == f"{platform.system()} on {platform.machine()}: no host for the microVMs of mips"
 
 
-@pytest.mark.skipif(sys.platform == "linux" and platform.machine() == "x86_64", reason="this is a host of that set")
-def test_elsewhere_the_host_of_the_set_is_named(site: Path) -> None:
-    found = platform_of(site)
-    assert found["status"] == "warn"
-    assert found["cure"].startswith("run microVMs on Linux on x86_64 with KVM")
+@pytest.mark.parametrize(("system", "machine"), [("darwin", "arm64"), ("darwin", "x86_64"), ("linux", "aarch64")])
+def test_elsewhere_the_host_of_the_set_is_named(system: str, machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", system)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    found = look_at_host("x86_64")
+    assert found.status == "warn"
+    assert str(found.cure).startswith("run microVMs on Linux on x86_64 with KVM")
 
 
 def platform_of(site: Path) -> dict[str, Any]:
