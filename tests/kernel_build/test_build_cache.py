@@ -10,10 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import disk
+
 SCRIPTS = Path(__file__).resolve().parents[2] / "kernel-build" / "scripts"
 NOBODY = 65534
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user, which root alone can")
+
+@pytest.fixture(autouse=True)
+def as_root() -> None:
+    disk.need_root("only root can give a file away")
 
 
 def cache_folder(**variables: str) -> subprocess.CompletedProcess[str]:
