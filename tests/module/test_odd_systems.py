@@ -24,18 +24,11 @@ from tests.support import child, odd_system
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is of Linux")
 
 ALL_USES = """\
-import sys, supermachine_kernel as k
-from supermachine_kernel._bundle import check
-from pathlib import Path
-for use in (k.verify, k.KERNEL.read_bytes, lambda: k.KERNEL.extract_to("out/kernel", parents=True),
-            lambda: k.extract_all_to("out/all"), lambda: k.ensure_assets("out/ensured", check="content")):
-    try:
-        use()
-    except Exception as error:
-        print(type(error).__name__, error.subject, "|", error.found)
-    else:
-        print("done")
+import supermachine_kernel as k
+uses = (k.verify, k.KERNEL.read_bytes, lambda: k.KERNEL.extract_to("out/kernel", parents=True),
+        lambda: k.extract_all_to("out/all"), lambda: k.ensure_assets("out/ensured", check="content"))
 """
+ALL_USES += child.TRY_EACH
 
 
 def test_a_file_that_is_cut_short_while_it_is_read_ends_no_process(module_copy: Path, tmp_path: Path) -> None:

@@ -9,6 +9,17 @@ import sys
 import tempfile
 from pathlib import Path
 
+TRY_EACH = """\
+for use in uses:
+    try:
+        use()
+    except Exception as error:
+        print(type(error).__name__, error.subject, "|", error.found)
+    else:
+        print("done")
+"""
+"""Code that calls each of `uses`, and prints "done", or the type, subject and finding of its error."""
+
 
 def python(
     code: str, *arguments: object, site: Path | None = None, **environment: str
