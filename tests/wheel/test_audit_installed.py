@@ -193,15 +193,15 @@ TAMPERED: dict[str, tuple[Callable[[Path, str], Any], str]] = {
     ),
     "a .pth file that is a pipe": (
         lambda site, info: os.mkfifo(site / "evil.pth"),
-        "evil.pth: expected a file of at most .*, found no file",
+        "evil.pth: expected a file that can be read, found a device, socket or pipe",
     ),
     "a .pth file beside another package's record that is a pipe": (
         lambda site, info: pipe_for_a_record(site),
-        "evil-1.dist-info/RECORD: expected a file of at most .*, found no file",
+        "evil-1.dist-info/RECORD: expected a file that can be read, found a device, socket or pipe",
     ),
     "an endless command": (
         lambda site, info: os.truncate(site / "bin/supermachine-kernel", 1 << 40),
-        "expected a file of at most 16777216 bytes, found a longer one",
+        "expected a file of at most 16777216 bytes, found 1099511627776 bytes",
     ),
     "a RECORD that csv cannot read": (
         lambda site, info: record_line(site, info, "a" * 200_000 + ",,\n"),

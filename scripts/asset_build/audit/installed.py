@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..regular_file import SizeError, read_regular
 from ..wheel.archive import mode_in_wheel, record_fields
 from .errors import AuditError
 from .reader import PACKAGE, Wheel
@@ -261,13 +262,11 @@ def _verify_script(path: Path, folder: Path) -> str:
 def _content(path: Path) -> bytes:
     """The content of a file that may be anything: a pipe would be waited for. Raises AuditError."""
     try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-            content = file.read(_LARGEST_TEXT + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+        return read_regular(path, largest=_LARGEST_TEXT)
+    except SizeError as error:
+        raise _error(path, f"a file of at most {_LARGEST_TEXT} bytes", f"{error.size} bytes") from error
     except OSError as error:
         raise _error(path, "a file that can be read", error.strerror or str(error)) from error
-    if content is None or len(content) > _LARGEST_TEXT:
-        raise _error(path, f"a file of at most {_LARGEST_TEXT} bytes", "no file" if content is None else "a longer one")
-    return content
 
 
 def _error(path: Path, expected: str, found: str, cure: str = _REINSTALL) -> AuditError:

@@ -18,6 +18,7 @@ from ..digests import stream_sha256
 from ..errors import BuildError
 from ..file_lock import file_lock
 from ..lock import LockedFile
+from ..regular_file import open_regular
 
 _ABANDONED = 24 * 3600.0
 """Seconds after which a temporary file is one that a killed build left."""
@@ -49,10 +50,6 @@ def _home(environ: Mapping[str, str]) -> Path:
         raise BuildError("HOME", expected, found, "set HOME, or SUPERMACHINE_CACHE_DIR to a folder") from error
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
 class Cache:
     """A folder of files, each named by its SHA-256."""
 
@@ -66,10 +63,9 @@ class Cache:
     def find(self, wanted: LockedFile) -> Optional[Path]:
         """The entry, once its content is proven; None where there is none, or one that is damaged."""
         path = self.path(wanted)
-        with contextlib.suppress(OSError), open(path, "rb", opener=_without_waiting) as file:
-            found = os.fstat(file.fileno())  # the opened file is judged, since somebody else may replace the name
-            if stat.S_ISREG(found.st_mode) and found.st_size == wanted.size:
-                return path if stream_sha256(file, wanted.size) == wanted.sha256 else None
+        with contextlib.suppress(OSError), open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size == wanted.size and stream_sha256(file, wanted.size) == wanted.sha256:
+                return path
         return None
 
     def prepare(self) -> Optional[str]:
