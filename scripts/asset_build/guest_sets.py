@@ -16,12 +16,11 @@ TABLE = PROJECT / "kernel-build" / "guest-sets.json"
 
 @dataclass(frozen=True)
 class GuestSet:
-    """One asset set: its architecture, what is in it, what it is built with, and what runs it on another machine.
+    """One asset set: its architecture, what is in it, and what it is built with.
 
     `kernel_architecture` is what the kernel's Makefile calls ARCH, `kernel_image` what it builds, and `kernel_format`
     which verifier proves it. `elf_machine` is the machine of programs and modules. `compiler` and `musl` are the
-    triplets of the compiler and of the C library, `debian_architecture` is that of Debian's packages. `qemu` is the
-    emulator with its `qemu_machine`, and `console` the device of the guest's first console.
+    triplets of the compiler and of the C library, `debian_architecture` is that of Debian's packages.
     """
 
     name: str
@@ -33,9 +32,6 @@ class GuestSet:
     compiler: str
     musl: str
     debian_architecture: str
-    qemu: str
-    qemu_machine: str
-    console: str
 
 
 @dataclass(frozen=True)
