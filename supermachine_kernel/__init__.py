@@ -256,8 +256,9 @@ def _names_of(asset: Asset) -> "list[str]":
 
 def _of_another_set(name: str) -> str:
     asset = _ELSEWHERE[name].name
-    having = " and ".join(guest_set for guest_set, names in SETS.items() if asset in names) or "no other"
-    return f"module {__name__!r} has no {name!r}: {asset} is in the asset set {having}, and this is {manifest()['set']}"
+    having = " and ".join(guest_set for guest_set, names in SETS.items() if asset in names)
+    where = f"the asset set {having}" if having else "no asset set that has a wheel"
+    return f"module {__name__!r} has no {name!r}: {asset} is in {where}, and this is {manifest()['set']}"
 
 
 _ELSEWHERE = {name: asset for asset in KNOWN_ASSETS if asset not in ASSETS for name in _names_of(asset)}
