@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,14 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from scripts.asset_build import guest_sets
 from scripts.asset_build.audit.reader import PACKAGE, read_wheel
 from scripts.asset_build.errors import BuildError
-from scripts.asset_build.guest_sets import GUEST_SETS, WHEEL_ROWS, WheelRow, chosen_set, wheel_row
+from scripts.asset_build.guest_sets import (
+    GUEST_SETS,
+    WHEEL_ROWS,
+    WheelRow,
+    chosen_set,
+    set_of_this_machine,
+    wheel_row,
+)
 from scripts.asset_build.lock import read_lock_file
 from scripts.asset_build.wheel.sources import resolve
 
@@ -23,10 +32,11 @@ TABLE = "scripts/asset_build/guest_sets.py"
 
 
 def test_each_set_has_one_wheel() -> None:
+    """No row has a set that kernel-build does not know, and none has that of another row."""
+    assert sorted(row.guest_set for row in WHEEL_ROWS) == sorted(GUEST_SETS)
     assert [wheel_row(name).guest_set for name in GUEST_SETS] == [*GUEST_SETS]
     with pytest.raises(KeyError):
         wheel_row("riscv64")
-    assert len({row.guest_set for row in WHEEL_ROWS}) == len(WHEEL_ROWS)
 
 
 def test_the_platform_of_several_tags_is_a_compressed_tag_set() -> None:
@@ -81,6 +91,17 @@ def test_without_a_name_the_set_is_that_of_this_machine_or_the_first() -> None:
     here = set(sys_tags())
     fitting = [name for name in GUEST_SETS if any(Tag(*tag.split("-", 2)) in here for tag in wheel_row(name).tags)]
     assert chosen_set({}).name == (fitting or [*GUEST_SETS])[0]
+
+
+@pytest.mark.parametrize(("machine", "found"), [(platform.machine(), "x86_64"), ("another", "aarch64")])
+def test_the_set_of_a_machine_is_that_of_the_row_with_it(
+    machine: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever row that is; where no row has the machine, it is the first."""
+    first = WheelRow("aarch64", (), frozenset({("another", platform.machine()), (sys.platform, "another")}), "others")
+    second = WheelRow("x86_64", (), frozenset({(sys.platform, machine)}), "this machine, or another")
+    monkeypatch.setattr(guest_sets, "WHEEL_ROWS", (first, second))
+    assert set_of_this_machine() == found
 
 
 def test_a_row_names_assets_that_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
