@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from supermachine_kernel._assets import ASSETS
+from supermachine_kernel._assets import KNOWN_ASSETS
 
 from .errors import BuildError
 
@@ -16,7 +16,7 @@ ERROR_FILE = "SUPERMACHINE_BUILD_ERROR"
 
 _CHILD = Path(__file__).with_name("frontend_child.py")
 _PATHS = {"SUPERMACHINE_ASSETS_DIR", "SUPERMACHINE_KERNEL_BUILD", "SUPERMACHINE_CACHE_DIR"}
-_PATHS |= {asset.variable for asset in ASSETS}
+_PATHS |= {asset.variable for asset in KNOWN_ASSETS}
 
 
 def build_wheel(python: Path, project: Path, out: Path, environ: Mapping[str, str]) -> Path:

@@ -22,6 +22,7 @@ from scripts.asset_build import frontend
 from scripts.asset_build.guest_sets import GUEST_SETS
 from scripts.asset_build.lock import read_lock
 from scripts.machine import environments
+from supermachine_kernel._assets import KNOWN_ASSETS
 from supermachine_kernel._version import VERSION
 from tests.support import disk
 from tests.support.sets import SET
@@ -213,6 +214,12 @@ def test_a_relative_path_is_one_from_the_caller_s_folder(
     shutil.copytree(built_set, tmp_path / "set")
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert (tmp_path / "out" / wheel.name).read_bytes() == wheel.read_bytes()
+
+
+def test_the_path_of_an_asset_is_the_caller_s_in_every_set() -> None:
+    """The module that is imported may be that of an installed wheel, of one set."""
+    given = {asset.variable: "here" for asset in KNOWN_ASSETS}
+    assert frontend._for_the_child(given) == dict.fromkeys(given, os.path.abspath("here"))
 
 
 def test_what_stops_the_build_is_one_line_of_the_script(built_set: Path, tmp_path: Path, project: Path) -> None:
