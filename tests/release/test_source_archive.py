@@ -168,7 +168,7 @@ def test_nothing_is_left_of_an_archive_that_failed(
 def test_the_readme_of_a_set_from_another_tarball(build: dict[str, Any]) -> None:
     build["source"] = {"package": None, "version": "6.12.91", "sha256": "1" * 64}
     build["patches"] = [{"name": "0001-a.patch", "sha256": "2" * 64}, {"name": "0002-b.patch", "sha256": "3" * 64}]
-    text = source_archive._readme(build, "0.7.62", "linux-6.12.91.tar.xz")
+    text = source_archive._readme(GUEST_SET, build, "0.7.62", "linux-6.12.91.tar.xz")
     assert "Linux 6.12.91, SHA-256 1111" in text and "0001-a.patch, 0002-b.patch" in text
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..atomic_write import replacing
 from ..digests import file_sha256
 from ..errors import BuildError
-from ..guest_sets import GUEST_SETS, GuestSet
+from ..guest_sets import GuestSet
 from ..lock import read_lock
 from ..paths import refuse_link_outside
 from ..wheel.archive import write_tar
@@ -23,7 +23,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 SYSTEM_SOURCES = Path("/usr/src")
 """Where Debian's linux-source packages put the kernel's tarball."""
 
-# What the four assets are built from. Whatever else lies in kernel-build/ is a result, or litter.
+# What the assets are built from. Whatever else lies in kernel-build/ is a result, or litter.
 _SUFFIXES = {".c", ".h", ".S", ".sh", ".md", ".patch", ".config", ".json"}
 _NAMES = {"Kbuild"}
 
@@ -141,7 +141,7 @@ def _members(
     verified: VerifiedSet, project: Path, tarball: Path, busybox: list[Path]
 ) -> Iterator[tuple[str, bytes | Path]]:
     build = dict(verified.build or {})
-    yield "README.md", _readme(build, verified.version, tarball.name).encode()
+    yield "README.md", _readme(verified.guest_set, build, verified.version, tarball.name).encode()
     yield BUILD_INFO, (json.dumps(build, indent=2, sort_keys=True) + "\n").encode()
     yield f"kernel/{tarball.name}", tarball
     yield from ((f"busybox/{path.name}", path) for path in busybox)
@@ -160,7 +160,7 @@ def _sources(project: Path) -> Iterator[tuple[str, Path]]:
     yield "NOTICE", project / "NOTICE"
 
 
-def _readme(build: Mapping[str, Any], version: str, tarball: str) -> str:
+def _readme(guest_set: GuestSet, build: Mapping[str, Any], version: str, tarball: str) -> str:
     source, patches = build["source"], [patch["name"] for patch in build["patches"]]
     packaged = f"Debian's package {source['package']}, version {source['version']}"
     return _README.format(
@@ -170,9 +170,9 @@ def _readme(build: Mapping[str, Any], version: str, tarball: str) -> str:
         digests="\n".join(f"    {entry['sha256']}  {name}" for name, entry in sorted(build["assets"].items())),
         origin=packaged if source["package"] else f"Linux {source['version']}",
         source_sha256=source["sha256"],
-        set=build["set"],
+        set=guest_set.name,
         patches=", ".join(patches) or "none",
-        gpl=", ".join(asset.name for asset in GUEST_SETS[build["set"]].assets if asset.licence.startswith("GPL")),
+        gpl=", ".join(asset.name for asset in guest_set.assets if asset.licence.startswith("GPL")),
         options=" --busybox busybox" if "busybox" in build else "",
         busybox=_BUSYBOX.format(**build["busybox"]) if "busybox" in build else "",
     )
