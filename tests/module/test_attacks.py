@@ -99,6 +99,28 @@ folder = Path(sys.argv[1])
     assert [stat.S_IMODE(path.stat().st_mode) for path in (mine, folder / "kernel")] == [0o600, 0o644]
 
 
+def test_a_link_in_the_place_of_a_private_folder_is_not_entered(tmp_path: Path) -> None:
+    """A clone is made in such a folder on macOS; the link comes between its creation and its opening."""
+    (tmp_path / "elsewhere").mkdir(0o700)
+    program = """\
+import os, sys
+from supermachine_kernel._folder import Folder
+os.chdir(sys.argv[1])
+with Folder(".") as folder:
+    def hook(event, arguments):
+        if event == "open" and str(arguments[0]).endswith("private") and not os.path.islink("private"):
+            os.rmdir("private")
+            os.symlink("elsewhere", "private")
+    sys.addaudithook(hook)
+    try:
+        print("entered", folder.make_private("private").path)
+    except OSError:
+        print("refused", os.path.islink("private"))
+"""
+    done = child.python(program, tmp_path)
+    assert (done.stdout.strip(), done.returncode) == ("refused True", 0), done.stderr
+
+
 @on_linux
 @pytest.mark.parametrize("name", ["Contents", "Resources"])
 @pytest.mark.parametrize("moment", ["before", "after"])

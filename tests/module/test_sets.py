@@ -152,13 +152,13 @@ from supermachine_kernel import _host
 _host.KVM = "kvm"
 os.chdir(sys.argv[1])
 {before}
-print(*_host.look_at_host("x86_64"), sep="|")
+print(*_host.look_at_host({guest_set!r}), sep="|")
 """
 
 
-def look(folder: Path, before: str = "") -> list[str]:
-    """What is found of a device called kvm in `folder`: its status, the finding, and the cure."""
-    done = child.python(LOOK.format(before=before), folder)
+def look(folder: Path, before: str = "", guest_set: str = "x86_64") -> list[str]:
+    """What is found of the machine, whose device of KVM is called kvm and in `folder`: status, finding and cure."""
+    done = child.python(LOOK.format(before=before, guest_set=guest_set), folder)
     assert done.returncode == 0, done.stderr
     return done.stdout.rstrip("\n").split("|")
 
@@ -194,3 +194,30 @@ def test_a_device_that_answers_as_kvm_does_is_good(tmp_path: Path) -> None:
     (tmp_path / "kvm").touch()
     answer = "asked = []; fcntl.ioctl = lambda descriptor, number: asked.append(number) or 12"
     assert look(tmp_path, answer) == ["ok", "Linux on x86_64, with KVM", "None"]
+
+
+@pytest.mark.parametrize(
+    ("version", "machine", "translated", "expected"),
+    [
+        ("11.0", "arm64", False, ["ok", "macOS 11.0 on arm64", "None"]),
+        ("10.15.7", "arm64", False, ["bad", "macOS 10.15.7 on arm64", "update to macOS 11 or later"]),
+        ("14.5", "x86_64", False, ["bad", "macOS 14.5 on x86_64", "use a Mac with Apple Silicon"]),
+        (
+            "14.5",
+            "x86_64",
+            True,
+            [
+                "bad",
+                "macOS 14.5, this Python translated by Rosetta",
+                "use an arm64 (or universal2) Python, and not a terminal that runs under Rosetta",
+            ],
+        ),
+    ],
+)
+def test_a_mac_is_judged_by_its_version_and_processor(
+    version: str, machine: str, translated: bool, expected: list[str], tmp_path: Path
+) -> None:
+    """No Mac of each kind is at hand: what it would say of itself is put in its place."""
+    says = f"sys.platform, platform.machine = 'darwin', lambda: {machine!r}; "
+    says += f"platform.mac_ver = lambda: ({version!r}, ('', '', ''), ''); _host._is_translated = lambda: {translated}"
+    assert look(tmp_path, says, "aarch64") == expected
