@@ -63,6 +63,14 @@ def test_only_a_file_of_a_fitting_size_is_read(tmp_path: Path) -> None:
     assert refused.value.errno == errno.EINVAL
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is of Linux")
+def test_a_file_that_has_more_than_it_said_is_not_taken_for_whole() -> None:
+    """As one to which somebody is adding; what /proc has says of itself that it is empty."""
+    with pytest.raises(OSError, match="a file that changes while it is read") as refused:
+        read_regular(Path("/proc/self/status"), largest=1 << 20)
+    assert refused.value.errno == errno.EBUSY
+
+
 def test_reading_takes_the_memory_of_the_file_and_not_of_the_largest(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x" * (1 << 20))

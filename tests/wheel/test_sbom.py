@@ -21,7 +21,7 @@ from scripts.asset_build.wheel.sbom import format_sbom, record_in, sbom_of, seri
 from scripts.asset_build.wheel.sources import Source
 from scripts.asset_build.wheel.verifiers.kernel_facts import embedded_config
 from scripts.asset_build.wheel.verify import VerifiedSet, verify_set
-from supermachine_kernel._assets import ASSETS
+from supermachine_kernel._assets import ASSETS, BUSYBOX
 from supermachine_kernel._version import VERSION
 from tests.support.sets import GUEST_SET
 
@@ -257,6 +257,26 @@ def test_the_record_in_a_bill_of_materials_gives_that_very_document(
     """So the audit of a custom wheel compares every byte, though only the wheel tells how its assets were built."""
     sbom = sbom_of(with_record(verified, **changes))
     assert sbom_of(dataclasses.replace(verified, build=record_in(sbom))) == sbom
+
+
+def test_the_source_of_busybox_is_named_and_comes_back_out(verified: VerifiedSet) -> None:
+    """A set with busybox has a source package more: the version without epoch and revision, and its files by digest."""
+    files = {"busybox_1.35.0-4.dsc": "1" * 64, "busybox_1.35.0.orig.tar.bz2": "2" * 64}
+    recorded = {"package": "busybox", "version": "1:1.35.0-4+b3", "files": files}
+    with_busybox = dataclasses.replace(
+        with_record(verified, busybox=recorded),
+        guest_set=dataclasses.replace(GUEST_SET, assets=(*GUEST_SET.assets, BUSYBOX)),
+        contents={**verified.contents, BUSYBOX.name: verified.contents["init-oci"]},
+        sha256={**verified.sha256, BUSYBOX.name: verified.sha256["init-oci"]},
+    )
+    sbom = sbom_of(with_busybox)
+    busybox = component(sbom, BUSYBOX.name)
+    assert busybox["version"] == "1.35.0" and busybox["cpe"].startswith("cpe:2.3:a:busybox:busybox:1.35.0:")
+    (ancestor,) = busybox["pedigree"]["ancestors"]
+    assert ancestor["purl"] == "pkg:deb/debian/busybox@1:1.35.0-4%2Bb3?arch=source"
+    again = record_in(sbom)
+    assert again is not None and again["busybox"] == recorded
+    assert sbom_of(dataclasses.replace(with_busybox, build=again)) == sbom
 
 
 def test_a_bill_of_materials_without_a_record_has_none_in_it(verified: VerifiedSet) -> None:
