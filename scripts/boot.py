@@ -21,7 +21,7 @@ from scripts.asset_build.errors import BuildError
 from scripts.asset_build.guest_sets import GUEST_SETS
 from scripts.guest import qemu, switched_boot
 from scripts.guest.boot_arguments import cpus, memory, seconds, source, volume
-from scripts.guest.initramfs import Initramfs
+from scripts.guest.initramfs import guest_initramfs
 from scripts.guest.network_boot import CONFIG, PROOFS, boot_network
 from scripts.guest.oci_image import read_image
 from scripts.guest.oci_run import Run, Show, run_image
@@ -152,10 +152,10 @@ def boot_assets(source: Path, scratch: Path, options: argparse.Namespace) -> tup
     say = _watcher(options)
     kernel = qemu.as_host_loads(folder / "kernel", scratch)
     if options.network:
-        initramfs.write_bytes(make_initramfs(folder, CONFIG).pack())
+        initramfs.write_bytes(guest_initramfs(folder, CONFIG).pack())
         how = {"cpus": options.cpus, "memory": options.memory, "limit": options.timeout}
         return boot_network(kernel, initramfs, **how, on_line=say), NETWORK_STAGES
-    assets = make_initramfs(folder, f"lower=/{CONTAINER}\narg=/{PROGRAM}\narg=selftest\n")
+    assets = guest_initramfs(folder, f"lower=/{CONTAINER}\narg=/{PROGRAM}\narg=selftest\n")
     assets.file(f"{CONTAINER}/{PROGRAM}", (folder / "supermachine-agent").read_bytes(), 0o755)
     initramfs.write_bytes(assets.pack())
     with qemu.Machine(
@@ -186,16 +186,6 @@ def install(wheel: Path, scratch: Path) -> Path:
         cure = "see the message; build the wheel again"
         raise BootError(str(wheel), "an installed module that hands out the assets", f"an error: {last}", cure)
     return folder
-
-
-def make_initramfs(folder: Path, config: str) -> Initramfs:
-    """The assets where the guest contract has them, and an init-oci.conf."""
-    initramfs = Initramfs()
-    initramfs.file("init", (folder / "init-oci").read_bytes(), 0o755)
-    initramfs.file("supermachine-smpark.ko", (folder / "smpark.ko").read_bytes())
-    initramfs.file("supermachine-agent", (folder / "supermachine-agent").read_bytes(), 0o755)
-    initramfs.file("init-oci.conf", config.encode())
-    return initramfs
 
 
 def _run_image(options: argparse.Namespace) -> int:

@@ -15,12 +15,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.asset_build.paths import PROJECT
-from scripts.benchmarks.figure import BenchError, Figure
+from scripts.benchmarks.figure import BenchError, Figure, built_set
 from scripts.benchmarks.peer_kernel import peer_kernel
 from scripts.benchmarks.replay_log import instructions_of_console
 from scripts.guest import qemu
-from scripts.guest.initramfs import Initramfs
+from scripts.guest.initramfs import guest_initramfs
 from scripts.machine.packages import install_commands
 from scripts.machine.program import log
 
@@ -76,9 +75,7 @@ class Guest:
 def boot(rounds: int) -> list[Figure]:
     """A guest's boot in instructions, by stage, and the memory it uses, beside the kernel of a peer's wheel."""
     install_commands([qemu.PROGRAM, "aarch64-linux-gnu-gcc"])
-    assets = PROJECT / "kernel-build" / "out" / "aarch64"
-    if not (assets / "kernel").is_file():
-        raise BenchError(str(assets), "a built set", "none", "run bash kernel-build/scripts/build.sh")
+    assets = built_set()
     with tempfile.TemporaryDirectory(prefix="supermachine-kernel-bench-") as folder:
         scratch = Path(folder)
         probe = _compile_probe(scratch)
@@ -106,12 +103,7 @@ def _compile_probe(scratch: Path) -> bytes:
 
 def _guest(kernel: Path, assets: Path, probe: bytes, folder: Path, *, module: bool) -> Guest:
     folder.mkdir()
-    initramfs = Initramfs()
-    initramfs.file("init", (assets / "init-oci").read_bytes(), 0o755)
-    initramfs.file("supermachine-agent", (assets / "supermachine-agent").read_bytes(), 0o755)
-    if module:
-        initramfs.file("supermachine-smpark.ko", (assets / "smpark.ko").read_bytes())
-    initramfs.file("init-oci.conf", _CONFIG.encode())
+    initramfs = guest_initramfs(assets, _CONFIG, module=module)
     initramfs.file("container/boot_probe", probe, 0o755)
     path = folder / "initramfs.cpio"
     path.write_bytes(gzip.decompress(initramfs.pack()))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scripts.asset_build import frontend
 from scripts.asset_build.paths import PROJECT
-from scripts.benchmarks.figure import BenchError, Figure
+from scripts.benchmarks.figure import Figure, built_set
 from scripts.machine import environments
 from scripts.machine.build import checked_wheel
 from scripts.machine.program import log
@@ -31,9 +31,7 @@ for asset in sorted(Path(sys.argv[1]).iterdir()):
 
 def build(rounds: int) -> list[Figure]:
     """A warm `wheel.py`, with all its checks, beside one process that hashes and deflates the assets."""
-    assets = PROJECT / "kernel-build" / "out" / "aarch64"
-    if not (assets / "kernel").is_file():
-        raise BenchError(str(assets), "a built set", "none", "run bash kernel-build/scripts/build.sh")
+    assets = built_set()
     python = environments.ensure("build")
     by_hand, built, checked = [], [], []
     with tempfile.TemporaryDirectory(prefix="supermachine-kernel-bench-") as folder:

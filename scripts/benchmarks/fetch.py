@@ -18,7 +18,7 @@ from pathlib import Path
 from scripts.asset_build.digests import file_sha256
 from scripts.asset_build.paths import PROJECT
 from scripts.asset_build.release_layout import release_folder
-from scripts.benchmarks.figure import MIB, BenchError, Figure
+from scripts.benchmarks.figure import MIB, BenchError, Figure, built_set
 from scripts.machine import environments
 from scripts.machine.packages import install_commands
 from scripts.machine.program import log
@@ -103,10 +103,7 @@ class _Published:
 
 def _kernel_like(size: int) -> Iterator[bytes]:
     """`size` pieces of 1 MiB of a real kernel, its bytes exchanged anew each time through, so that no part recurs."""
-    kernel = PROJECT / "kernel-build" / "out" / "aarch64" / "kernel"
-    if not kernel.is_file():
-        raise BenchError(str(kernel), "a built kernel", "none", "run bash kernel-build/scripts/build.sh")
-    content = kernel.read_bytes()
+    content = (built_set() / "kernel").read_bytes()
     pieces = len(content) // MIB
     for index in range(size):
         through, start = index // pieces, index % pieces * MIB

@@ -1,11 +1,13 @@
-"""One measured value, and the error of a measurement."""
+"""What is measured, one measured value, and the error of a measurement."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from scripts.asset_build.paths import PROJECT
 from supermachine_kernel import SupermachineKernelError
 
 MIB = 1 << 20
@@ -13,6 +15,14 @@ MIB = 1 << 20
 
 class BenchError(SupermachineKernelError):
     """A benchmark could not be measured."""
+
+
+def built_set() -> Path:
+    """The folder with the set that the kernel build left. Raises BenchError."""
+    folder = PROJECT / "kernel-build" / "out" / "aarch64"
+    if not (folder / "build-info.json").is_file():
+        raise BenchError(str(folder), "a built set", "none", "run bash kernel-build/scripts/build.sh")
+    return folder
 
 
 @dataclass(frozen=True)

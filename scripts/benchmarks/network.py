@@ -17,14 +17,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from scripts.asset_build.paths import PROJECT
-from scripts.benchmarks.figure import MIB, BenchError, Figure
+from scripts.benchmarks.figure import MIB, BenchError, Figure, built_set
 from scripts.guest import qemu
 from scripts.guest.agent import Agent
+from scripts.guest.agent_frames import PORT
 from scripts.guest.behaviour import Behaviour
 from scripts.guest.debian_root import debian_root
 from scripts.guest.device import Device
-from scripts.guest.initramfs import Initramfs
+from scripts.guest.initramfs import guest_initramfs
 from scripts.guest.tsi import Host
 from scripts.machine.packages import install_commands, install_packages
 from scripts.machine.program import log
@@ -93,6 +93,7 @@ _NGINX = (
     "daemon off; user root; worker_processes 1; error_log /tmp/error; pid /tmp/pid; events {} http { access_log off;"
     " root /www; client_body_temp_path /tmp/b; keepalive_requests 1000000; server { listen 8090; } }"
 )
+_CONFIG = "lower=/dev/vda\naddress=eth0=10.0.2.15/24\narg=nginx\narg=-c\narg=/etc/bench.conf\n"
 _FILES = {
     "etc/bench.conf": _NGINX,
     "www/index.html": "a page\n",
@@ -133,6 +134,7 @@ def _figures(took: dict[str, list[float]]) -> list[Figure]:
 @contextlib.contextmanager
 def _guest() -> Iterator[tuple[Agent, dict[str, int]]]:
     """A guest that runs nginx, its agent, and the ports here that lead to the server and, by each path, to nginx."""
+    assets = built_set()
     root = debian_root(["python3-minimal", "libpython3-stdlib", "nginx-light"], _FILES)
     device = Device(_HOST)
     host = Host(device.link)
@@ -142,9 +144,9 @@ def _guest() -> Iterator[tuple[Agent, dict[str, int]]]:
         forward = f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{outside}-10.0.2.15:{_WEB}"
         extra = [*qemu.root_disk(root), "-netdev", forward, "-device", "virtio-net-device,netdev=net"]
         initramfs = Path(folder, "initramfs.cpio.gz")
-        initramfs.write_bytes(_initramfs().pack())
+        initramfs.write_bytes(guest_initramfs(assets, _CONFIG, module=False).pack())
         with qemu.Machine(
-            PROJECT / "kernel-build" / "out" / "aarch64" / "kernel",
+            assets / "kernel",
             initramfs,
             cpus=1,
             memory="512M",
@@ -152,25 +154,13 @@ def _guest() -> Iterator[tuple[Agent, dict[str, int]]]:
             vsock=device,
             extra=extra,
         ) as machine:
-            machine.wait_for("listening on vsock port 777", LIMIT)
-            agent = Agent(lambda: device.connect(777))
+            machine.wait_for(f"listening on vsock port {PORT}", LIMIT)
+            agent = Agent(lambda: device.connect(PORT))
             agent.write("/etc/measure.py", _MEASURE.encode())
             _, web = host.wait_for_listener(_WEB, LIMIT)
             yield agent, {"AF_TSI": port, "AF_VSOCK": _STREAM, "nginx AF_TSI": web, "nginx virtio-net": outside}
             agent.power_off()
             machine.wait(LIMIT)
-
-
-def _initramfs() -> Initramfs:
-    folder = PROJECT / "kernel-build" / "out" / "aarch64"
-    if not (folder / "build-info.json").is_file():
-        raise BenchError(str(folder), "a built set", "none", "run bash kernel-build/scripts/build.sh")
-    initramfs = Initramfs()
-    initramfs.file("init", (folder / "init-oci").read_bytes(), 0o755)
-    initramfs.file("supermachine-agent", (folder / "supermachine-agent").read_bytes(), 0o755)
-    config = "lower=/dev/vda\naddress=eth0=10.0.2.15/24\narg=nginx\narg=-c\narg=/etc/bench.conf\n"
-    initramfs.file("init-oci.conf", config.encode())
-    return initramfs
 
 
 def _serve_vsock(device: Device, port: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import stat
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 FOLDER = stat.S_IFDIR | 0o755
 CONSOLE = ("dev/console", stat.S_IFCHR | 0o600, 5, 1)
@@ -52,6 +52,20 @@ class Initramfs:
             raise ValueError(f"{name}: expected a name below the root, without a leading slash")
         self._add_folder(path.parent)
         self._entries.append(_entry(len(self._entries) + 1, str(path), mode, data, device))
+
+
+def guest_initramfs(assets: Path, config: str, *, agent: bytes | None = None, module: bool = True) -> Initramfs:
+    """The assets where the guest contract has them, `module` among them or not, and an init-oci.conf.
+
+    `agent` takes the place of the set's.
+    """
+    initramfs = Initramfs()
+    initramfs.file("init", (assets / "init-oci").read_bytes(), 0o755)
+    if module:
+        initramfs.file("supermachine-smpark.ko", (assets / "smpark.ko").read_bytes())
+    initramfs.file("supermachine-agent", agent or (assets / "supermachine-agent").read_bytes(), 0o755)
+    initramfs.file("init-oci.conf", config.encode())
+    return initramfs
 
 
 def _entry(inode: int, name: str, mode: int, data: bytes, device: tuple[int, int]) -> bytes:

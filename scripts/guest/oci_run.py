@@ -16,8 +16,9 @@ from typing import Any
 
 from scripts.guest import qemu
 from scripts.guest.agent import Agent
+from scripts.guest.agent_frames import PORT
 from scripts.guest.device import Device
-from scripts.guest.initramfs import Initramfs
+from scripts.guest.initramfs import guest_initramfs
 from scripts.guest.oci_image import Image, ImageError
 from scripts.guest.oci_layers import write_layers
 from scripts.guest.tsi import Host
@@ -25,7 +26,6 @@ from scripts.guest.tsi import Host
 OUTPUT, ERRORS = "[stdout] ", "[stderr] "
 """What init-oci begins a line of the image's output, or of its errors, with."""
 COMMAND_LINE = "console=ttyAMA0 quiet"
-AGENT_PORT = 777
 STOP_SECONDS = 10.0
 FOR_EVER = float(threading.TIMEOUT_MAX)
 _MOST_DISKS = 31
@@ -139,7 +139,7 @@ def run_image(
         try:
             return show.status(machine, run.limit)
         except KeyboardInterrupt:
-            return _stop(machine, Agent(lambda: device.connect(AGENT_PORT)), stop, show)
+            return _stop(machine, Agent(lambda: device.connect(PORT)), stop, show)
 
 
 def _stop(machine: qemu.Machine, agent: Agent, number: int, show: Show) -> int:
@@ -175,7 +175,7 @@ def prepare(
     layers = write_layers(image, scratch, progress)
     initramfs = scratch / "initramfs.cpio.gz"
     config = _format([*_disk_settings(layers, run.volumes), *settings])
-    initramfs.write_bytes(_initramfs(assets, config, agent or (assets / "supermachine-agent").read_bytes()))
+    initramfs.write_bytes(guest_initramfs(assets, config, agent=agent).pack())
     return layers, initramfs
 
 
@@ -233,15 +233,6 @@ def _format(settings: Sequence[tuple[str, str]]) -> str:
     """The lines of init-oci.conf, by the escapes of docs/guest-contract.md."""
     escaped = [(key, value.replace("\\", "\\\\").replace("\n", "\\n")) for key, value in settings]
     return "".join(f"{key}={value}\n" for key, value in escaped)
-
-
-def _initramfs(assets: Path, config: str, agent: bytes) -> bytes:
-    initramfs = Initramfs()
-    initramfs.file("init", (assets / "init-oci").read_bytes(), 0o755)
-    initramfs.file("supermachine-smpark.ko", (assets / "smpark.ko").read_bytes())
-    initramfs.file("supermachine-agent", agent, 0o755)
-    initramfs.file("init-oci.conf", config.encode())
-    return initramfs.pack()
 
 
 def disks(layers: Sequence[Path], volumes: Sequence[Volume]) -> list[Disk]:

@@ -18,7 +18,8 @@ from typing import Callable, NoReturn
 import pytest
 
 from scripts import boot as boot_program
-from scripts.boot import NETWORK_STAGES, STAGES, make_initramfs
+from scripts.boot import NETWORK_STAGES, STAGES
+from scripts.guest.initramfs import guest_initramfs
 from scripts.guest.network_boot import CONFIG, PROOFS, boot_network
 from scripts.guest.qemu import Boot, Line
 from scripts.guest.stages import describe_failure, stages_of
@@ -104,7 +105,7 @@ def test_curl_uses_the_network_of_the_host(wheel: Path) -> None:
 @pytest.mark.slow
 def test_curl_has_no_network_with_af_tsi_switched_off(built_set: Path, tmp_path: Path) -> None:
     initramfs = tmp_path / "initramfs"
-    initramfs.write_bytes(make_initramfs(built_set, CONFIG).pack())
+    initramfs.write_bytes(guest_initramfs(built_set, CONFIG).pack())
     seen = boot_network(
         built_set / "kernel",
         initramfs,
