@@ -10,10 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
-from typing import Callable, NoReturn
+from typing import NoReturn
 
 import pytest
 
@@ -25,6 +24,7 @@ from scripts.guest.qemu import Boot, Line
 from scripts.guest.stages import describe_failure, stages_of
 from scripts.guest.virtqueue import GuestError
 from tests.support.guest import assert_ended_well
+from tests.support.native_agent import wait_until
 
 BOOT = Path(__file__).resolve().parents[2] / "scripts" / "boot.py"
 
@@ -181,13 +181,6 @@ def test_qemu_ends_when_the_program_is_killed(broken: Path, tmp_path: Path) -> N
         wait_until(lambda: still_running(temporary), 60)
         running.kill()
     wait_until(lambda: not still_running(temporary), 60)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.1)
 
 
 @pytest.mark.slow

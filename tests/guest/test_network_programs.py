@@ -17,6 +17,7 @@ import pytest
 
 from scripts.machine.packages import install_commands
 from tests.support.guest import compile_guest_program, compile_with_musl
+from tests.support.index import free_port
 from tests.support.network_guest import NetworkGuest, network_guest
 from tests.support.network_storm import storm
 from tests.support.tsi_host import Servers
@@ -110,14 +111,6 @@ def booted(built_set: Path, tmp_path_factory: pytest.TempPathFactory, web: Web, 
     with network_guest(built_set, tmp_path_factory.mktemp("programs"), ["curl", "python3"]) as found:
         found.host.redirects.update({80: web.port, 8002: web.http2_port, 53: names})
         yield found
-
-
-def free_port() -> int:
-    """A port that nobody listens at, for now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from scripts.machine.packages import install_packages
-from tests.guest.test_network_programs import digest, free_port, here, running
+from tests.guest.test_network_programs import digest, here, running
+from tests.support.index import free_port
 from tests.support.network_guest import NetworkGuest, network_guest
 
 pytestmark = [pytest.mark.slow, pytest.mark.ondemand]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import pytest
 from scripts.guest.oci_image import ImageError
 from scripts.guest.oci_run import stop_signal
 from tests.support import debian
+from tests.support.index import free_port
 from tests.support.oci_layout import TAG, busybox_layer, entry, layer, write
 
 LIMIT = 300
@@ -128,9 +128,7 @@ def test_a_server_in_the_image_is_reached_at_the_port_of_this_machine(
         "--cpus",
         "1",
     ]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command += ["--port", f"{port}:8000", "--", "python3", "-m", "http.server"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:

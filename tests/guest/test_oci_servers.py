@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import debian
+from tests.support.index import free_port
 from tests.support.oci_layout import entry, layer, write
 
 pytestmark = [pytest.mark.slow, pytest.mark.ondemand]
@@ -62,9 +63,7 @@ def command(project: Path, assets: Path, layout: Path, *options: str) -> list[st
 @contextlib.contextmanager
 def served(project: Path, assets: Path, layout: Path, port: int) -> Iterator[Callable[[], socket.socket]]:
     """An image whose port is one of this machine's; a function that connects to it, once it accepts."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        here = free.getsockname()[1]
+    here = free_port()
     with subprocess.Popen(command(project, assets, layout, "--port", f"{here}:{port}")) as process:
 
         def connect() -> socket.socket:

@@ -9,10 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable
 
 import pytest
 
@@ -22,6 +20,7 @@ from scripts.guest.agent_frames import PORT, Kind, command
 from scripts.guest.debian_root import squashfs
 from scripts.guest.device import Device
 from scripts.machine.packages import install_commands
+from tests.support.native_agent import wait_until
 
 BOOT = Path(__file__).resolve().parents[2] / "scripts" / "boot.py"
 LIMIT = 600.0
@@ -70,13 +69,6 @@ def guest(x86_64_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield Guest(machine, device)
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.2)
-
-
 def test_the_agent_is_pid_1_after_the_init_of_the_host(guest: Guest) -> None:
     mounts = {line.split()[1]: line.split()[2] for line in guest.shell("cat /proc/mounts").splitlines()}
     wanted = {"/": "overlay", "/dev": "devtmpfs", "/proc": "proc", "/sys": "sysfs", "/dev/pts": "devpts"}
@@ -97,7 +89,7 @@ def test_the_machine_is_known_without_acpi_and_without_pci(guest: Guest) -> None
 def test_orphans_are_reaped(guest: Guest) -> None:
     """Each shell leaves a child behind that ends after it."""
     guest.shell("for n in 1 2 3 4 5; do setsid sh -c 'sleep 0 & exec sleep 0' < /dev/null > /dev/null 2>&1 & done")
-    wait_until(lambda: " Z " not in guest.shell("cat /proc/[0-9]*/stat 2> /dev/null || true"))
+    wait_until(lambda: " Z " not in guest.shell("cat /proc/[0-9]*/stat 2> /dev/null || true"), LIMIT)
 
 
 def test_a_signal_to_pid_1_comes_to_the_commands_of_callers(guest: Guest) -> None:
@@ -119,7 +111,7 @@ def test_signal_goes_to_the_commands_of_callers(guest: Guest) -> None:
         guest.agent.signal(signal.SIGTERM)
     assert none.value.errno == errno.ESRCH
     with guest.agent.call(Kind.EXEC, command("/bin/sleep", "1000")) as call:
-        wait_until(lambda: guest.agent.status().workload == 2)
+        wait_until(lambda: guest.agent.status().workload == 2, LIMIT)
         guest.agent.signal(signal.SIGTERM)
         assert finish(call).status == (1, signal.SIGTERM)
     assert guest.agent.status()[:1] == State(4, 0, 0, 0, 0, 0, 0)[:1]

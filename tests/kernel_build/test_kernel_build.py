@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, Callable
 import pytest
 
 from tests.support import disk
+from tests.support.native_agent import wait_until
 
 KERNEL_BUILD = Path(__file__).resolve().parents[2] / "kernel-build"
 ASSETS = ["init-oci", "kernel", "smpark.ko", "supermachine-agent"]
@@ -423,18 +423,11 @@ def hanging_build(
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_until(mark.exists)
+        wait_until(mark.exists, 30)
         yield process
     finally:
         process.kill()
         process.wait()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def processes_of(cache: Path) -> list[int]:
@@ -456,7 +449,7 @@ def test_terminated_build_leaves_nothing(hanging_build: subprocess.Popen[bytes],
     assert hanging_build.wait(timeout=60) == 128 + signal.SIGTERM
     assert list(cache.glob("work.*")) == []
     assert not (tmp_path / "out").exists()
-    wait_until(lambda: processes_of(cache) == [])
+    wait_until(lambda: processes_of(cache) == [], 30)
 
 
 @pytest.mark.slow
@@ -470,7 +463,7 @@ def test_next_build_removes_what_a_killed_one_left(
     assert left.exists(), "its make still runs there"
     for process in processes_of(cache):
         os.kill(process, signal.SIGKILL)
-    wait_until(lambda: processes_of(cache) == [])
+    wait_until(lambda: processes_of(cache) == [], 30)
     build("--print-digest", tree=checkout, cache=cache)
     assert not left.exists()
 

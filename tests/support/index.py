@@ -29,7 +29,7 @@ sys.exit(main())
 def serve(packages: Path, log: Path) -> Iterator[str]:
     """Serve the folder `packages` on a free port of 127.0.0.1 and take uploads into it; gives the URL."""
     for _ in range(5):  # the free port may be another's by the time the server asks for it
-        port = _free_port()
+        port = free_port()
         command = [sys.executable, "-m", "pypiserver", "run", "-i", "127.0.0.1", "-p", str(port), "-a", ".", "-P", "."]
         command += ["--disable-fallback", str(packages)]
         with log.open("ab") as output:
@@ -85,7 +85,8 @@ def good(done: Done) -> str:
     return done.stdout
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens at, for now."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]

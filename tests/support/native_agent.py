@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from scripts.guest.agent import Agent
@@ -103,9 +103,8 @@ def running(program: Path, scratch: Path) -> Iterator[NativeAgent]:
     assert "ERROR: " not in report and "runtime error" not in report, report
 
 
-def wait_until(condition: object, seconds: float = 120.0) -> None:
-    """Wait for a callable to be true. Raises AssertionError after so many seconds."""
-    assert callable(condition)
+def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    """Wait for the condition to hold. Raises AssertionError after so many seconds."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"not within {seconds:g} s"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scripts.machine.packages import install_commands
+from tests.support.index import free_port
 
 _CONFIG = """\
 {user}
@@ -40,9 +41,7 @@ def serve(root: Path, work: Path) -> Iterator[int]:
     install_commands(["nginx"])
     work.mkdir(exist_ok=True)
     for _ in range(5):  # the free port may be another's by the time nginx asks for it
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port: int = free.getsockname()[1]
+        port = free_port()
         config = work / "nginx.conf"
         user = "user root;" if os.geteuid() == 0 else ""
         config.write_text(_CONFIG.format(user=user, work=work, root=root, port=port))
