@@ -1,5 +1,7 @@
 #!/bin/sh
 # debugged.sh PROGRAM [ARGUMENT]...: runs it in a kernel that `build.sh --debug` made, and says what memory it lost.
+# In another kernel, which watches nothing, it ends before "done".
+set -e
 debug=/tmp/debug
 mkdir -p $debug
 mount -t debugfs none $debug
@@ -10,7 +12,7 @@ done
 echo 0 > $debug/fail_page_alloc/min-order
 echo scan > $debug/kmemleak
 echo clear > $debug/kmemleak
-"$@"
+"$@" || true # its own lines say how it went
 sleep 10
 for _ in 1 2 3; do
     echo scan > $debug/kmemleak
