@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Which folder is the build's cache: what lies there becomes the set, and is written to as the user who builds. Sourced
-# by build.sh.
+# The build's cache: musl, busybox's sources, a kernel and a whole set, each in a folder under the digest of its inputs.
+# What lies there becomes the set, and is written to as the user who builds. Sourced by build.sh.
 
 # cache_folder: prints the folder, made and with no link in its name. It is SUPERMACHINE_BUILD_CACHE, else a folder in the
 # user's cache; root with the HOME of another user (sudo, a container) gets one in root's own home.
@@ -48,3 +48,39 @@ is_group_of_one() {
     user=$(id -un) members=$(getent group "$1" | cut -d : -f 4)
     [[ $1 == $(id -g) && $(id -gn) == "$user" && (-z $members || $members == "$user") ]]
 }
+
+# A cache entry carries the digests of its files; one that does not hold is thrown away.
+proven() {
+    [[ -e $1 ]] || return 1
+    (cd "$1" && sha256sum --check --status SHA256SUMS) 2> /dev/null && return
+    say "the cache entry $1 is damaged: thrown away"
+    rm -rf "$1"
+    return 1
+}
+
+keep() {
+    (cd "$1" && sha256sum -- * > "$work/sums" && mv "$work/sums" SHA256SUMS)
+    mv -T "$1" "$2"
+}
+
+fetch_once() {
+    lock "${1##*/}"
+    proven "$1" || "$2"
+    unlock
+}
+
+lock() {
+    local status=0
+    exec 9> "$CACHE/locks/$1"
+    flock --nonblock 9 2> /dev/null || status=$?
+    case $status in
+        0) ;;
+        1)
+            say "waiting for another build, which is making the same"
+            flock 9
+            ;;
+        *) say "warning: $CACHE/locks/$1: cannot be locked, so run one build at a time here" ;;
+    esac
+}
+
+unlock() { exec 9>&-; }
