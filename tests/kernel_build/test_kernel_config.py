@@ -6,8 +6,11 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from scripts.asset_build.wheel.verifiers.kernel_facts import embedded_config
 from tests.support import debian
+from tests.support.kernel_build import KERNEL_BUILD
 
 LEFT_OUT = {
     "MEMCG_SWAP",
@@ -20,6 +23,25 @@ LEFT_OUT = {
     "DM_THIN_PROVISIONING",
 }
 """What docs/guest-kernel.md leaves out, with the reasons."""
+OPTIONS = {
+    "processors": "SMP",
+    "binaries": "BINFMT_ELF BINFMT_SCRIPT",
+    "system calls": "FUTEX EPOLL EVENTFD SIGNALFD TIMERFD IO_URING",
+    "containers": "CGROUPS MEMCG CGROUP_PIDS NAMESPACES UTS_NS IPC_NS PID_NS NET_NS USER_NS SECCOMP SECCOMP_FILTER",
+    "System V IPC": "SYSVIPC",
+    "initramfs": "BLK_DEV_INITRD RD_GZIP RD_ZSTD",
+    "virtio transport": "VIRTIO_MMIO VIRTIO_MMIO_CMDLINE_DEVICES",
+    "virtio devices": "VIRTIO_BLK VIRTIO_CONSOLE VIRTIO_NET VIRTIO_VSOCKETS VIRTIO_FS HW_RANDOM_VIRTIO VIRTIO_BALLOON",
+    "sockets": "UNIX INET IPV6 PACKET VSOCKETS VSOCKETS_LOOPBACK",
+    "kernel file systems": "PROC_FS SYSFS DEVTMPFS TMPFS TMPFS_XATTR",
+    "file systems": "OVERLAY_FS SQUASHFS SQUASHFS_ZSTD EROFS_FS EXT4_FS FUSE_FS",
+    "KASLR": "RELOCATABLE RANDOMIZE_BASE",
+}
+"""What every guest needs. build.sh stops at an option that its kernel does not keep."""
+OWN_OPTIONS = {
+    "aarch64": "MODULES SERIAL_AMBA_PL011 SERIAL_AMBA_PL011_CONSOLE RTC_DRV_PL031 ARM_PSCI_FW",
+    "x86_64": "X86_MPPARSE PVH KVM_GUEST SERIAL_8250 SERIAL_8250_CONSOLE MITIGATION_PAGE_TABLE_ISOLATION",
+}
 
 
 def test_docker_s_own_check_misses_only_what_the_page_of_the_kernel_leaves_out(
@@ -36,6 +58,18 @@ def test_docker_s_own_check_sees_an_option_that_is_missing(built_set: Path, tmp_
     config = _config_of(built_set / "kernel", tmp_path)
     config.write_text(config.read_text().replace("CONFIG_VETH=y", "# CONFIG_VETH is not set"))
     assert _missing(config)["necessary"] == {"VETH"}
+
+
+@pytest.mark.parametrize("group", OPTIONS)
+def test_the_configuration_has_every_option_of_the_group(group: str) -> None:
+    lines = (KERNEL_BUILD / "config/common.config").read_text().splitlines()
+    assert [option for option in OPTIONS[group].split() if f"CONFIG_{option}=y" not in lines] == []
+
+
+@pytest.mark.parametrize("guest_set", OWN_OPTIONS)
+def test_the_configuration_of_a_set_has_every_option_of_its_machine(guest_set: str) -> None:
+    lines = (KERNEL_BUILD / f"config/{guest_set}.config").read_text().splitlines()
+    assert [option for option in OWN_OPTIONS[guest_set].split() if f"CONFIG_{option}=y" not in lines] == []
 
 
 def _config_of(kernel: Path, folder: Path) -> Path:
