@@ -5,6 +5,7 @@
 # Briefcase's pip fetches supermachine-kernel once more, for the app: PIP_FIND_LINKS names a folder with a wheel of
 # your own.
 set -euo pipefail
+unset CDPATH
 here=$(cd "$(dirname "$0")" && pwd)
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 

@@ -1,5 +1,6 @@
 #!/bin/sh
 # The app's main program: everything it hands to the VMM lies beside it.
+unset CDPATH
 resources=$(cd "$(dirname "$0")/../Resources" && pwd)
 for asset in kernel init-oci supermachine-agent smpark.ko; do
     [ -s "$resources/$asset" ] || {

@@ -2,6 +2,7 @@
 # Build an app that carries the assets, and start it: bash run.sh FOLDER
 # The app itself needs no Python: the files are in its Resources, where AssetPaths::from_dir finds them.
 set -euo pipefail
+unset CDPATH
 here=$(cd "$(dirname "$0")" && pwd)
 app=$1/Hello.app
 

@@ -4,6 +4,7 @@
 # On the Mac that it is for, `pex supermachine-kernel ...` does it in one step. Packed from a folder, as here,
 # the PEX can be made on any platform: pex refuses a wheel that is for another one than its own.
 set -euo pipefail
+unset CDPATH
 here=$(cd "$(dirname "$0")" && pwd)
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 shift

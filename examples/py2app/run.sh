@@ -2,6 +2,7 @@
 # Freeze ../app.py with py2app and run it: bash run.sh FOLDER
 # This needs a Mac with py2app and supermachine-kernel installed; the project's macOS job runs it.
 set -euo pipefail
+unset CDPATH
 here=$(cd "$(dirname "$0")" && pwd)
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 

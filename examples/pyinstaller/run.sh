@@ -2,6 +2,7 @@
 # Freeze ../app.py with PyInstaller and run it: bash run.sh FOLDER [--onefile]
 # Nothing here speaks of the assets: the hook that comes with supermachine-kernel collects them.
 set -euo pipefail
+unset CDPATH
 here=$(cd "$(dirname "$0")" && pwd)
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 shift

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Load the kernel from its mapped view into guest memory (here a file): bash run.sh FOLDER
 set -euo pipefail
+unset CDPATH
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Pack ../app.py with zipapp of the standard library and run it: bash run.sh FOLDER
 set -euo pipefail
+unset CDPATH
 here=$(cd "$(dirname "$0")" && pwd)
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 
