@@ -161,6 +161,16 @@ WRONG_REQUESTS = {
         "EXEC has a field that is unknown here",
     ),
     "READ without PATH": (hello() + frame(Kind.READ), errno.EINVAL, "there is no PATH"),
+    "RESTORED without ENTROPY": (
+        hello() + frame(Kind.RESTORED, string(Tag.HOSTNAME, "clone")),
+        errno.EINVAL,
+        "there is no ENTROPY",
+    ),
+    "31 bytes of ENTROPY": (
+        hello() + frame(Kind.RESTORED, field(Tag.ENTROPY, bytes(31))),
+        errno.EINVAL,
+        "ENTROPY has less than 32 bytes",
+    ),
     "signal 65": (
         hello() + frame(Kind.SIGNAL, field(Tag.NOTICE_SIGNAL, struct.pack("<I", 65))),
         errno.EINVAL,
@@ -241,6 +251,7 @@ def test_callers_from_many_threads_all_get_their_answer(agent: NativeAgent) -> N
 def test_status_is_answered_at_once_while_others_wait(agent: NativeAgent) -> None:
     calls = [agent.call(Kind.EXEC, command("sleep", "600")) for _ in range(WORKERS + 5)]
     wait_until(lambda: agent.status()[-2:] == (WORKERS, 5))
+    assert len(os.listdir(f"/proc/{agent.pid}/task")) == 1, "a thread on a parked CPU would keep it from ending"
     calls.pop().close()
     wait_until(lambda: agent.status()[-2:] == (WORKERS, 4))
     for call in calls:

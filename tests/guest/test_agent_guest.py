@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from scripts.guest import qemu
 from scripts.guest.agent import Agent, AgentError
 from scripts.guest.agent_frames import Kind, command, frame
 from scripts.guest.device import Device
@@ -105,19 +108,45 @@ CALLERS = 200
 COMMANDS = 10_000 if THOROUGH else 50
 STREAM = (1 << 30) if THOROUGH else (8 << 20)
 HELD, RUNNING, ENDED = 1, 2, 3
+SLACK_FILES = 256
+"""How many the kernel's count of open files may be behind by, as each CPU has a part of it; one per command is more."""
+SLACK_KIB = 4096
+"""By how much the kernel's own memory may grow while its caches fill: a few hundred bytes per command are more."""
 WORKLOAD = "trap 'echo told > /told' USR1; trap 'exit 7' TERM; echo $$ > /started; while :; do sleep 0.1; done"
+LOCKED_KIB = 200
+"""More than the kernel's statistics of locked memory may be behind by, and less than the agent has."""
+WATCH = f"""
+until [ -e /enough ]; do
+    while read -r name kib unit; do [ "$name" != Mlocked: ] || now=$kib; done < /proc/meminfo
+    [ "$now" -lt {LOCKED_KIB} ] && state=free || state=locked
+    [ $state = "$last" ] || echo "memory: $last to $state, $now KiB" > /dev/console
+    last=$state
+done
+"""
+
+
+class Booted(NamedTuple):
+    """A guest and its agent."""
+
+    machine: qemu.Machine
+    agent: Agent
 
 
 @pytest.fixture(scope="module")
-def agent(built_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
-    """The agent of a guest whose workload is held at first; the tests below go through its life in order."""
+def agent(booted: Booted) -> Agent:
+    return booted.agent
+
+
+@pytest.fixture(scope="module")
+def booted(built_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
+    """A guest whose workload is held at first; the tests below go through its life in order."""
     config = configuration("sh", "-c", WORKLOAD, hold="exec", on_exit="idle", hostname="source")
     scratch = tmp_path_factory.mktemp("guest")
     with Device() as device:
         with guest.running(built_set, scratch, config, Container(), vsock=device, cpus=4) as machine:
             machine.wait_for("listening on vsock port 777", guest.LIMIT)
             agent = Agent(lambda: device.connect(777, timeout=120))
-            yield agent
+            yield Booted(machine, agent)
             agent.park()
             agent.power_off()
             seen = machine.wait(guest.LIMIT)
@@ -151,12 +180,31 @@ def test_callers_at_once_from_the_host_are_all_served(agent: Agent) -> None:
     assert sorted(outputs) == sorted(b"%d\n" % number for number in range(CALLERS))
 
 
+class Left(NamedTuple):
+    """What there is in all of the guest: the agent's own open files are among those counted."""
+
+    processes: int
+    files: int
+    kernel_kib: int
+
+
+def what_is_there(agent: Agent) -> Left:
+    processes = agent.exec("sh", "-c", "ls /proc | grep -c '^[0-9]'").stdout
+    memory = re.search(rb"SUnreclaim: +(\d+) kB", agent.read("/proc/meminfo")[0])
+    assert memory
+    return Left(int(processes), int(agent.read("/proc/sys/fs/file-nr")[0].split()[0]), int(memory[1]))
+
+
 def test_commands_in_a_row_leave_nothing_behind(agent: Agent) -> None:
-    count = "ls /proc | grep -c '^[0-9]'"
-    before = agent.exec("sh", "-c", count).stdout
+    before = [what_is_there(agent) for _ in range(5)]  # the workload makes processes of its own
+    most = Left(*map(max, zip(*before)))
     for number in range(COMMANDS):
         assert agent.exec("echo", str(number)).stdout == b"%d\n" % number
-    wait_until(lambda: agent.exec("sh", "-c", count).stdout == before)
+    wait_until(lambda: what_is_there(agent).processes <= most.processes)
+    wait_until(lambda: what_is_there(agent).files <= most.files + SLACK_FILES)
+    after = what_is_there(agent)
+    print(f"{COMMANDS} commands: before {most}, after {after}")
+    assert after.kernel_kib <= most.kernel_kib + SLACK_KIB
     assert agent.status()[-2:] == (0, 0)
 
 
@@ -212,6 +260,17 @@ def test_parked_agent_answers_and_lets_others_wait(agent: Agent) -> None:
     with pytest.raises(AgentError) as raised:
         agent.unpark()
     assert raised.value.errno == errno.EALREADY
+
+
+def test_parked_agent_is_locked_in_memory(booted: Booted) -> None:
+    """No process of the image sees the agent, so a watcher on CPU 0 sees how much is locked in all of the guest."""
+    booted.agent.exec("sh", "-c", f"busybox taskset 1 sh -c '{WATCH}' > /dev/null 2>&1 < /dev/null &")
+    booted.machine.wait_for("^memory:  to free", guest.LIMIT)
+    booted.agent.park()
+    booted.machine.wait_for("^memory: free to locked", guest.LIMIT)
+    booted.agent.unpark()
+    booted.machine.wait_for("^memory: locked to free", guest.LIMIT)
+    booted.agent.exec("touch", "/enough")
 
 
 def test_restored_says_at_once_what_failed_and_while_parked_at_unpark(agent: Agent) -> None:
