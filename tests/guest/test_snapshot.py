@@ -26,6 +26,8 @@ pytestmark = pytest.mark.slow
 
 SNAPSHOTS = int(os.environ.get("SUPERMACHINE_TEST_SNAPSHOTS", "5"))
 """How many a row has."""
+DRAWS = 100
+"""How many draws of each guest are compared, at the least."""
 CLOCK_NS = 10_000_000
 """How far a restored clock may be off."""
 
@@ -104,9 +106,12 @@ def test_guests_of_one_snapshot_differ_and_old_connections_end(
         wait_for_load(running)
         old = running.agent.call(Kind.EXEC, command("sh", "-c", "sleep 4321"))
         wait_until(lambda: running.agent.status().served == 1)
+        running.agent.exec("sh", "-c", ": > /draws; draws /draws > /dev/null 2>&1 < /dev/null &")
+        more_records(running)
         running.save(saved, "migrate")
         old.socket.close()
     drawn, boots = [], []
+    recorded: list[list[tuple[int, bytes]]] = []
     for number in range(2):
         clone = tmp_path / f"clone{number}"
         shutil.copy(disk, clone)
@@ -114,6 +119,7 @@ def test_guests_of_one_snapshot_differ_and_old_connections_end(
             running.monitor("cont")
             running.agent.restored(hostname=f"clone{number}", machine_id="")
             running.agent.unpark()
+            recorded.append(more_records(running))
             drawn.append(
                 running.agent.exec("snapshot-load", "random", then=[(False, ["snapshot-load", "random"])]).stdout
             )
@@ -125,8 +131,31 @@ def test_guests_of_one_snapshot_differ_and_old_connections_end(
     first, second = (bytes.fromhex(text.decode().replace("\n", "")) for text in drawn)
     pieces = {first[at : at + 4] for at in range(len(first) - 3)}
     assert not [at for at in range(len(second) - 3) if second[at : at + 4] in pieces]
+    assert_draws_differ(*recorded)
     assert boots[0].split()[0] != boots[1].split()[0]
     assert [text.split()[-1] for text in boots] == [b"clone0", b"clone1"]
+
+
+def records(running: Guest) -> list[tuple[int, bytes]]:
+    """What draws.c has recorded: the time and the draw of each."""
+    content = running.agent.read("/draws")[0]
+    return list(struct.iter_unpack("<Q16s", content[: len(content) // 24 * 24]))
+
+
+def more_records(running: Guest) -> list[tuple[int, bytes]]:
+    """All that it has recorded, once it has recorded enough since this call began."""
+    before = len(records(running))
+    wait_until(lambda: len(records(running)) >= before + DRAWS)
+    return records(running)
+
+
+def assert_draws_differ(first: list[tuple[int, bytes]], second: list[tuple[int, bytes]]) -> None:
+    """From the first that was not recorded before the snapshot: its CPU was parked, and had a key of its own."""
+    saved = next(number for number, (one, other) in enumerate(zip(first, second)) if one != other)
+    assert saved >= DRAWS, "what was recorded before is the same"
+    after = [{draw for _, draw in found[saved:]} for found in (first, second)]
+    assert min(map(len, after)) >= DRAWS
+    assert not after[0] & after[1]
 
 
 def test_parked_registers_are_the_same_at_every_capture(built_set: Path, tmp_path: Path, image: Container) -> None:

@@ -84,6 +84,7 @@ def container(scratch: Path, echo_port: int) -> Container:
     made = Container()
     made.file("etc/echo-port", str(echo_port))
     made.file("bin/snapshot-load", guest.compile_guest_program("snapshot-load.c", scratch), 0o755)
+    made.file("bin/draws", guest.compile_guest_program("draws.c", scratch), 0o755)
     return made
 
 
