@@ -104,8 +104,19 @@ def test_an_example_runs_with_debian_s_freezer(name: str, root: Path, wheel: Pat
     _freeze(name, root, wheel)
 
 
+COMPILES = pytest.mark.ondemand
+"""test_frozen.py runs Nuitka too; what its packages are is seen here alone, in two minutes."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, packages in WITH_A_FREEZER.items() if packages])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[COMPILES] if name == "nuitka" else [])
+        for name, packages in WITH_A_FREEZER.items()
+        if packages
+    ],
+)
 def test_freezer_that_wants_packages(name: str, root_with_packages: Path, wheel: Path) -> None:
     _freeze(name, root_with_packages, wheel)
 
