@@ -17,9 +17,10 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from scripts.asset_build.errors import ContentMismatchError
 from scripts.guest.bounded_tar import BoundedTar
@@ -30,27 +31,34 @@ _OPAQUE = ".wh..wh..opq"
 _OPAQUE_ATTRIBUTE = "SCHILY.xattr.trusted.overlay.opaque"
 """The key by which star, GNU tar and mksquashfs keep an extended attribute in a pax header."""
 _CHUNK = 1 << 20
+_T = TypeVar("_T")
+_MOST_LINKS = 40
+"""Links that Linux follows on the way to one file (MAXSYMLINKS)."""
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095
 """Bytes of a file's name and of a path (NAME_MAX and PATH_MAX of Linux)."""
 LARGEST_UNPACKED = 32 << 30
 """Bytes of all the layers of an image once unpacked. The largest images in use have a few GiB."""
 
 
-def write_layers(image: Image, folder: Path, progress: Callable[[str], None]) -> list[Path]:
+def write_layers(
+    image: Image, folder: Path, progress: Callable[[str], None], volumes: Sequence[str] = ()
+) -> list[Path]:
     """Write each layer of `image` as a squashfs into `folder`; return the files, the lowest layer first.
 
-    Owners, modes, extended attributes, hard links and device files are those of the layer. Raises ImageError for a
-    layer that is not what its digest says, or that no file system could hold.
+    Owners, modes, extended attributes, hard links and device files are those of the layer. The last layer gets the
+    folders that `volumes` names and that the image does not have. Raises ImageError for a layer that is not what its
+    digest says, or that no file system could hold.
     """
-    folders: dict[str, tarfile.TarInfo] = {}
+    below = _Below()
     written, room = [], LARGEST_UNPACKED
     for number, layer in enumerate(image.layers):
+        last = number + 1 == len(image.layers)
         progress(f"layer {number + 1} of {len(image.layers)}: {layer.diff_id.partition(':')[2][:16]}")
         path = folder / f"layer-{number}.squashfs"
         with tempfile.TemporaryFile(dir=folder) as unpacked:
             room -= _unpack(image, layer, unpacked, room)
             unpacked.seek(0)
-            _write_layer(image.where(layer), unpacked, path, folders)
+            _write_layer(image.where(layer), unpacked, path, below, volumes if last else ())
         written.append(path)
     return written
 
@@ -111,7 +119,21 @@ def _decompressed_by_zstd(packed: IO[bytes]) -> Iterator[bytes]:
 # --- from the tar to the squashfs ---
 
 
-def _write_layer(where: str, layer: IO[bytes], path: Path, folders: dict[str, tarfile.TarInfo]) -> None:
+@dataclass
+class _Below:
+    """What the layers below have, by its path from the root: folders, and the targets of symbolic links."""
+
+    folders: dict[str, tarfile.TarInfo] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)
+
+    def take(self, members: Mapping[str, tarfile.TarInfo]) -> None:
+        """Forget what this layer removes, hides or has itself, but for its links."""
+        self.folders = _left(self.folders, members)
+        self.links = _left(self.links, members)
+        self.links.update(_links(members))
+
+
+def _write_layer(where: str, layer: IO[bytes], path: Path, below: _Below, volumes: Sequence[str]) -> None:
     # -tar: names, owners, modes, links and attributes come from the tar on standard input.
     command = ["mksquashfs", "-", str(path), "-tar", "-quiet", "-no-progress", "-comp", "zstd"]
     command += ["-Xcompression-level", "1", "-noappend", "-exit-on-error", "-root-mode", "0755"]
@@ -121,7 +143,7 @@ def _write_layer(where: str, layer: IO[bytes], path: Path, folders: dict[str, ta
         ) as process:
             assert process.stdin is not None and process.stdout is not None
             with contextlib.suppress(BrokenPipeError), process.stdin:  # mksquashfs has ended, and says why
-                _translate(where, layer, process.stdin, folders)
+                _translate(where, layer, process.stdin, below, volumes)
             message = process.stdout.read().decode(errors="replace").strip()
         if process.returncode:
             found = (message.splitlines() or [f"status {process.returncode}"])[-1]
@@ -131,19 +153,20 @@ def _write_layer(where: str, layer: IO[bytes], path: Path, folders: dict[str, ta
         raise
 
 
-def _translate(where: str, layer: IO[bytes], target: IO[bytes], folders: dict[str, tarfile.TarInfo]) -> None:
-    """Write the tar again with overlayfs's own marks.
+def _translate(where: str, layer: IO[bytes], target: IO[bytes], below: _Below, volumes: Sequence[str]) -> None:
+    """Write the tar again with overlayfs's own marks, and with the folders of `volumes`.
 
-    `folders` are the folders of the layers below, and this layer's are added to them.
+    What this layer has and removes becomes part of `below`.
     """
     try:
         with BoundedTar.open(fileobj=layer, mode="r:") as source:
-            members = _by_name(where, source)
+            members = _placed(where, _by_name(where, source), below.links)
+            below.take(members)
+            within = [f"{_resolved(where, volume, below.links)}/." for volume in volumes]
+            _add_folders([*members, *within], members, below.folders)
             opaque = _opaque_folders(members)
             with tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT) as translated:
                 for name, member in sorted(members.items(), key=_order):
-                    for parent in _missing_parents(name, members, folders):
-                        translated.addfile(parent)
                     entry = _translated(name, member, members)
                     if entry is None:
                         continue
@@ -156,7 +179,7 @@ def _translate(where: str, layer: IO[bytes], target: IO[bytes], folders: dict[st
         if isinstance(error, OSError) and error.errno is not None:  # of a file of ours, and not tarfile's own
             raise
         raise ImageError(where, "a tar archive", f"damage: {error}", "make the image again") from error
-    folders.update({name: member for name, member in members.items() if member.isdir()})
+    below.folders.update({name: member for name, member in members.items() if member.isdir()})
 
 
 def _by_name(where: str, source: BoundedTar) -> dict[str, tarfile.TarInfo]:
@@ -166,10 +189,7 @@ def _by_name(where: str, source: BoundedTar) -> dict[str, tarfile.TarInfo]:
         parts = [part for part in member.name.split("/") if part not in ("", ".")]
         if ".." in parts:
             raise ImageError(f"{where}: {member.name}", "a name below the root", "..", "make the image again")
-        longest = max([len(os.fsencode(part)) for part in parts], default=0)
-        if longest > _LONGEST_NAME or len(os.fsencode(member.name)) > _LONGEST_PATH:
-            expected = f"names of at most {_LONGEST_NAME} bytes, in paths of at most {_LONGEST_PATH}"
-            raise ImageError(f"{where}: {member.name[:100]}...", expected, "a longer one", "make the image again")
+        _refuse_long(where, member.name, parts)
         members.pop("/".join(parts), None)
         members["/".join(parts)] = member
     for name, member in members.items():
@@ -183,6 +203,13 @@ def _by_name(where: str, source: BoundedTar) -> dict[str, tarfile.TarInfo]:
     return members
 
 
+def _refuse_long(where: str, name: str, parts: Sequence[str]) -> None:
+    longest = max([len(os.fsencode(part)) for part in parts], default=0)
+    if longest > _LONGEST_NAME or len(os.fsencode(name)) > _LONGEST_PATH:
+        expected = f"names of at most {_LONGEST_NAME} bytes, in paths of at most {_LONGEST_PATH}"
+        raise ImageError(f"{where}: {name[:100]}...", expected, "a longer one", "make the image again")
+
+
 def _order(item: tuple[str, tarfile.TarInfo]) -> tuple[int, str]:
     """Sort the members: folders before what is in them, and hard links after what they lead to."""
     name, member = item
@@ -191,7 +218,7 @@ def _order(item: tuple[str, tarfile.TarInfo]) -> tuple[int, str]:
     return (2, name) if member.islnk() else (1, name)
 
 
-def _opaque_folders(members: dict[str, tarfile.TarInfo]) -> set[str]:
+def _opaque_folders(members: Mapping[str, tarfile.TarInfo]) -> set[str]:
     """Return the folders that hide what is below: they are marked so, or are removed and made again in one layer."""
     opaque = set()
     for name in members:
@@ -205,24 +232,83 @@ def _opaque_folders(members: dict[str, tarfile.TarInfo]) -> set[str]:
     return opaque
 
 
-def _missing_parents(
-    name: str, members: dict[str, tarfile.TarInfo], folders: dict[str, tarfile.TarInfo]
-) -> Iterator[tarfile.TarInfo]:
-    """The folders on the way to `name` that this layer does not name: as in a layer below, or as mkdir makes them.
+def _add_folders(
+    paths: Sequence[str], members: dict[str, tarfile.TarInfo], folders: Mapping[str, tarfile.TarInfo]
+) -> None:
+    """Add the folders on the way to the paths that this layer does not name."""
+    for path in paths:
+        for folder in _ways(path):
+            if folder and folder not in members:
+                members[folder] = _folder(folder, folders)
 
-    Each is given once, since it is then a member.
-    """
-    parts = name.split("/")[:-1]
-    for depth in range(1, len(parts) + 1):
-        path = "/".join(parts[:depth])
-        if path not in members:
-            parent = copy.copy(folders.get(path)) or tarfile.TarInfo()
-            if path not in folders:
-                parent.mode, parent.type = 0o755, tarfile.DIRTYPE
-            parent.name = path
-            folders[path] = parent
-            members[path] = parent
-            yield parent
+
+def _folder(path: str, folders: Mapping[str, tarfile.TarInfo]) -> tarfile.TarInfo:
+    """The folder as in a layer below, or else as mkdir makes it."""
+    made = copy.copy(folders.get(path))
+    if made is None:
+        made = tarfile.TarInfo()
+        made.mode, made.type = 0o755, tarfile.DIRTYPE
+    made.name = path
+    return made
+
+
+def _left(below: Mapping[str, _T], members: Mapping[str, tarfile.TarInfo]) -> dict[str, _T]:
+    """The paths of the layers below that this layer neither has nor removes nor hides."""
+    opaque = _opaque_folders(members)
+    marks = (name.rpartition("/") for name in members)
+    gone = {_join(parent, last[len(_WHITEOUT) :]) for parent, _, last in marks if last.startswith(_WHITEOUT)}
+    gone |= {name for name, member in members.items() if not member.isdir()}
+    return {
+        path: found
+        for path, found in below.items()
+        if not (path in members or path in gone or any(way in gone or way in opaque for way in _ways(path)))
+    }
+
+
+def _ways(path: str) -> Iterator[str]:
+    """The folders on the way to the path, with the root."""
+    parts = path.split("/")
+    return ("/".join(parts[:depth]) for depth in range(len(parts)))
+
+
+def _placed(where: str, members: Mapping[str, tarfile.TarInfo], links: Mapping[str, str]) -> dict[str, tarfile.TarInfo]:
+    """The members in the folders to which this layer's links lead, and those below: engines unpack them there."""
+    links = {**_left(links, members), **_links(members)}
+    folders = {folder: _resolved(where, folder, links) for folder in {_parent(name) for name in members}}
+    for member in members.values():
+        if member.islnk():
+            parts = [part for part in member.linkname.split("/") if part not in ("", ".")]
+            member.linkname = _join(folders["/".join(parts[:-1])], parts[-1])
+    return {_join(folders[_parent(name)], name.rpartition("/")[2]): member for name, member in members.items()}
+
+
+def _links(members: Mapping[str, tarfile.TarInfo]) -> dict[str, str]:
+    return {name: member.linkname for name, member in members.items() if member.issym()}
+
+
+def _parent(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _resolved(where: str, path: str, links: Mapping[str, str]) -> str:
+    """The path from the root to which the image's symbolic links lead. Raises ImageError."""
+    rest, done, followed = path.split("/")[::-1], list[str](), 0
+    while rest:
+        part = rest.pop()
+        target = links.get("/".join([*done, part]))
+        if part == "..":
+            del done[-1:]
+        elif target is not None:
+            followed += 1
+            if followed > _MOST_LINKS:
+                found = "links that lead to themselves"
+                raise ImageError(f"{where}: {path}", "the path of a folder", found, "make the image again")
+            done = [] if target.startswith("/") else done
+            rest += target.split("/")[::-1]
+        elif part not in ("", "."):
+            done.append(part)
+    _refuse_long(where, "/".join(done), done)
+    return "/".join(done)
 
 
 def _translated(name: str, member: tarfile.TarInfo, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:

@@ -172,7 +172,7 @@ def prepare(
 ) -> tuple[list[Path], Path]:
     """Write the layers and the initramfs into `scratch`; `agent` takes the place of the set's. Raises ImageError."""
     settings = configuration(image.config, run)
-    layers = write_layers(image, scratch, progress)
+    layers = write_layers(image, scratch, progress, declared_volumes(image.config))
     initramfs = scratch / "initramfs.cpio.gz"
     config = _format([*_disk_settings(layers, run.volumes), *settings])
     initramfs.write_bytes(guest_initramfs(assets, config, agent=agent).pack())
@@ -194,6 +194,17 @@ def configuration(config: Mapping[str, Any], run: Run) -> list[tuple[str, str]]:
             settings += [(key, text) for text in _texts({name: [config[name]]}, name)]
     # As container runtimes have it: init systems want to be PID 1, and an entrypoint expects to be.
     return [*settings, ("pid1", "yes"), ("stdout_prefix", OUTPUT), ("stderr_prefix", ERRORS)]
+
+
+def declared_volumes(config: Mapping[str, Any]) -> list[str]:
+    """The paths of the image's Volumes. Raises ImageError."""
+    found = config.get("Volumes") or {}
+    if not isinstance(found, dict):
+        raise ImageError("the image: Volumes", "an object", ascii(found)[:100], "make the image again")
+    paths = _texts({"Volumes": list(found)}, "Volumes")
+    if not all(path.startswith("/") for path in paths):
+        raise ImageError("the image: Volumes", "absolute paths", ascii(paths)[:100], "make the image again")
+    return paths
 
 
 def _texts(config: Mapping[str, Any], name: str) -> list[str]:

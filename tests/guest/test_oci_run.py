@@ -6,6 +6,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.request
 from pathlib import Path
@@ -79,6 +80,44 @@ def test_a_command_replaces_cmd_and_a_volume_keeps_what_it_writes(
         project, built_set, str(layout), *words[:1], f"{words[1]}:ro", *words[2:], "cat /data/file; touch /data/x"
     )
     assert (done.returncode, done.stdout) == (1, "kept\n"), done.stderr
+
+
+@pytest.mark.slow
+def test_the_folder_of_each_declared_volume_is_there_and_can_be_written(
+    project: Path, built_set: Path, tmp_path: Path
+) -> None:
+    """One that the image has keeps its owner, mode and content; links on the way lead to a place in the image."""
+    first = layer(
+        entry("full", tarfile.DIRTYPE, mode=0o700, uid=1000, gid=50),
+        entry("full/file", data=b"kept\n"),
+        entry("gone", tarfile.DIRTYPE, mode=0o711),
+        entry("gone/file", data=b"gone\n"),
+        entry("link", tarfile.SYMTYPE, linkname="/run"),
+        entry("run", tarfile.DIRTYPE),
+        entry("once", tarfile.SYMTYPE, linkname="/run"),
+    )
+    last = layer(entry(".wh.gone"), entry(".wh.once"), entry("etc/file", data=b""))
+    names = ["full", "gone/folder", "link/below", "new/folder", "once/more"]
+    script = (
+        "for name; do echo x > $name/written && stat -c '%n %a %u:%g' $name && ls $name; done; ls -d /run/* /gone/*"
+    )
+    config = {
+        "Entrypoint": ["sh", "-c", script, "sh", *(f"/{name}" for name in names)],
+        "Env": ["PATH=/bin"],
+        "Volumes": {f"/{name}": {} for name in [*names, "new/../link/./below/"]},
+    }
+
+    done = boot(project, built_set, str(write(tmp_path / "layout", [busybox_layer(), first, last], config)))
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        *("/full 700 1000:50", "file", "written"),
+        *("/gone/folder 755 0:0", "written"),
+        *("/link/below 755 0:0", "written"),
+        *("/new/folder 755 0:0", "written"),
+        *("/once/more 755 0:0", "written"),
+        *("/gone/folder", "/run/below"),
+    ]
 
 
 @pytest.mark.slow
