@@ -1,7 +1,8 @@
 """Guests that are saved, ended, and restored in a new QEMU: the machine's monitor, and one guest from a file.
 
 QEMU saves no guest that has a vhost-user device, so the host has virtio-serial ports in place of vsock here. For
-the same reason what goes to the host by TCP goes through virtio-net and QEMU's user network, not by AF_TSI.
+the same reason what goes to the host by TCP goes through virtio-net and QEMU's user network; what AF_TSI
+does is tested in test_tsi_restored.py.
 """
 
 from __future__ import annotations
