@@ -96,7 +96,7 @@ def fuzzed(built_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             agent = Agent(lambda: device.connect(777, timeout=120))
             yield Fuzzed(agent, device)
             agent.power_off()
-            seen = machine.wait(guest.LIMIT)
+            seen = guest.ended(machine)
     assert_ended_well(seen)
     assert "the agent ended" not in seen.text
 

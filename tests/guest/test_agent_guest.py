@@ -107,6 +107,7 @@ def test_restored_waits_for_no_disk_while_parked(built_set: Path, tmp_path: Path
 CALLERS = 200
 COMMANDS = 10_000 if THOROUGH else 50
 STREAM = (1 << 30) if THOROUGH else (8 << 20)
+COPY = ["busybox", "dd", "bs=64k", "iflag=fullblock"]  # head and wc take the bytes one by one
 HELD, RUNNING, ENDED = 1, 2, 3
 SLACK_FILES = 256
 """How many the kernel's count of open files may be behind by, as each CPU has a part of it; one per command is more."""
@@ -149,7 +150,7 @@ def booted(built_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             yield Booted(machine, agent)
             agent.park()
             agent.power_off()
-            seen = machine.wait(guest.LIMIT)
+            seen = guest.ended(machine)
         assert not device.complaints
     assert_ended_well(seen)
 
@@ -210,14 +211,14 @@ def test_commands_in_a_row_leave_nothing_behind(agent: Agent) -> None:
 
 def test_streams_go_through_in_each_direction(agent: Agent) -> None:
     taken = 0
-    with agent.call(Kind.EXEC, command("head", "-c", str(STREAM), "/dev/zero")) as call:
+    with agent.call(Kind.EXEC, command(*COPY, f"count={STREAM >> 16}", "if=/dev/zero")) as call:
         for kind, payload in call.frames():
             if kind == Kind.STDOUT:
                 taken += len(payload)
                 call.grant(kind, len(payload))
     assert taken == STREAM
     left = STREAM
-    with agent.call(Kind.EXEC, command("wc", "-c")) as call:
+    with agent.call(Kind.EXEC, command(*COPY, "of=/dev/null")) as call:
         call.hear_hello()
         frames = call.frames()
         while left:
@@ -228,8 +229,8 @@ def test_streams_go_through_in_each_direction(agent: Agent) -> None:
             call.credit -= size
             left -= size
         call.send(frame(Kind.STDIN_END))
-        output = [payload for kind, payload in frames if kind == Kind.STDOUT]
-    assert output == [b"%d\n" % STREAM]
+        said = b"".join(payload for kind, payload in frames if kind == Kind.STDERR)
+    assert said.startswith(b"%d+0 records in\n" % (STREAM >> 16))
 
 
 def test_files_and_terminals_work_in_the_guest(agent: Agent) -> None:

@@ -47,7 +47,7 @@ def booted(
             machine.wait_for(f"listening on {ECHO}", guest.LIMIT)
             yield Booted(machine, device)
             Agent(lambda: device.connect(AGENT)).power_off()
-            seen = machine.wait(guest.LIMIT)
+            seen = guest.ended(machine)
         assert not device.complaints
     assert_ended_well(seen)
 

@@ -179,6 +179,12 @@ def boot(
         return machine.wait(limit)
 
 
+def ended(machine: qemu.Machine) -> qemu.Boot:
+    """What was seen of a guest that is about to power off; it may have run for hours, and Machine.wait counts them."""
+    machine.wait_for("reboot: Power down", LIMIT)
+    return machine.wait(100_000.0)
+
+
 def assert_ended_well(seen: qemu.Boot) -> None:
     """The guest powered off by itself: no hang, no panic."""
     last = "\n".join(line.text for line in seen.lines[-20:])

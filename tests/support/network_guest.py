@@ -69,7 +69,7 @@ def network_guest(
         agent = Agent(lambda: device.connect(777))
         yield NetworkGuest(machine, device, host, agent)
         agent.power_off()
-        seen = machine.wait(100000.0)
+        seen = guest.ended(machine)
     assert device.complaints == []
     guest.assert_ended_well(seen)
     assert "Call trace" not in seen.text
