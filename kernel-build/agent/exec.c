@@ -203,9 +203,12 @@ static bool take_frame(struct run *run, const struct frame *frame)
 static void pass_output(struct run *run, int *fd, int *left, uint64_t *credit, uint32_t kind)
 {
 	uint8_t *data = channel_space(run->channel);
-	size_t room = channel_room(run->channel) - CONTROL_ROOM;
+	size_t room = channel_room(run->channel);
 	ssize_t got;
 
+	if (room <= CONTROL_ROOM) /* the other output has just filled it */
+		return;
+	room -= CONTROL_ROOM;
 	if (room > DATA_LIMIT)
 		room = DATA_LIMIT;
 	if (room > *credit)

@@ -254,6 +254,18 @@ def test_output_that_is_not_read_stops_only_itself(agent: NativeAgent, tmp_path:
     assert {kind for kind, _ in rest[:-1]} == {Kind.STDOUT}
 
 
+def test_both_outputs_fill_the_agents_memory_to_its_end_and_no_further(agent: NativeAgent) -> None:
+    """The window is larger than what the agent keeps, and the caller reads slowly: that memory is always full."""
+    with Call(agent.connect(), Kind.EXEC, command("sh", "-c", "yes a & exec yes b >&2"), window=1 << 24) as call:
+        call.hear_hello()
+        taken = 0
+        for _ in range(150):
+            data = call.socket.recv(30011)
+            assert data, f"the agent broke off after {taken} bytes"
+            taken += len(data)
+            time.sleep(0.015)
+
+
 def test_input_that_is_not_taken_stops_no_signal(agent: NativeAgent) -> None:
     with agent.call(Kind.EXEC, command("sleep", "600")) as call:
         call.hear_hello()
