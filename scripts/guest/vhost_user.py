@@ -86,7 +86,7 @@ class Connection:
         """Return a queue at these addresses in the guest, which interrupts as the first ring does."""
         if self._memory is None:
             raise GuestError("expected the guest's memory, found none yet")
-        return Queue(self._memory.by_guest_addresses(), size, places, 0, self._rings[0].call)
+        return Queue(self._memory.by_guest_addresses(), size, places, None, self._rings[0].call)
 
     def close(self) -> None:
         """Stop every ring, close every eventfd and let go of the guest's memory."""

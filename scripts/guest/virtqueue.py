@@ -69,9 +69,11 @@ class Queue:
     """One virtqueue. `peek` shows the next chain, `use` gives it back, `notify` tells the guest of all given back."""
 
     def __init__(
-        self, memory: Memory, size: int, places: tuple[int, int, int], base: int, call: int | None = None
+        self, memory: Memory, size: int, places: tuple[int, int, int], base: int | None, call: int | None = None
     ) -> None:
-        """`places` are QEMU's addresses of the descriptors, the available ring and the used ring."""
+        """`places` are QEMU's addresses of the descriptors, the available ring and the used ring. The next chain is the
+        one at `base`; None: the first that was not given back.
+        """
         if size < 1 or size > MAX_QUEUE or size & (size - 1):
             raise GuestError(f"expected a queue size that is a power of 2 up to {MAX_QUEUE}, found {size}")
         descriptors, available, used = places
@@ -80,8 +82,8 @@ class Queue:
         self._available = memory.user(available, 4 + 2 * size).cast("H")
         self._used = memory.user(used, 4 + 8 * size)
         self._used_index = self._used[:4].cast("H")
-        self.base = base & 0xFFFF
         self._given = self._used_index[1]
+        self.base = self._given if base is None else base & 0xFFFF
         self._untold = False
         self._fence = threading.Lock()
 
