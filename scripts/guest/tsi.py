@@ -52,7 +52,7 @@ class Host:
         self._ports, self.redirects = dict(ports or {}), dict(redirects or {})
         self.on_reply = on_reply
         self.sockets: dict[int, Socket] = {}
-        self._accepted: dict[tuple[int, int], Address] = {}
+        self.accepted: dict[tuple[int, int], Address] = {}
         self._listening: dict[int, tuple[str, int]] = {}
         self._news = threading.Condition()
         link.on_datagram = self._datagram
@@ -72,7 +72,7 @@ class Host:
         """Forget every socket, so that the host is as it was at its start."""
         for found in list(self.sockets.values()):
             self._remove(found)
-        self._accepted.clear()
+        self.accepted.clear()
 
     # --- from the guest ---
 
@@ -136,7 +136,7 @@ class Host:
 
     def _name(self, request: tsi_messages.GetName) -> Address | None:
         if request.host_port != STREAM_PORT:
-            return self._accepted.get((request.port, request.host_port))
+            return self.accepted.get((request.port, request.host_port))
         found = self.sockets.get(request.port)
         return None if found is None else found.peer
 
@@ -162,21 +162,21 @@ class Host:
         return 0
 
     def _new_connection(self, listener: Socket, vm_port: int, sock: socket.socket, peer: Address) -> None:
-        if len(self._accepted) >= _MAX_SOCKETS:
+        if len(self.accepted) >= _MAX_SOCKETS:
             sock.close()
             return
         host_port = random.randint(1024, 0xFFFFFFFD)
         while (host_port, vm_port) in self._link.streams or host_port == STREAM_PORT:
             host_port = random.randint(1024, 0xFFFFFFFD)
         key = (vm_port, host_port)
-        self._accepted[key] = peer
+        self.accepted[key] = peer
 
         def answered(granted: bool) -> None:
             if granted:
                 listener.complete += 1
                 self._answer_waiter(listener)
             else:
-                self._accepted.pop(key, None)
+                self.accepted.pop(key, None)
 
         self._link.add_stream(Stream(self._link, host_port, vm_port, sock, answered)).request()
 
@@ -198,14 +198,14 @@ class Host:
 
     def _release(self, request: tsi_messages.Release) -> None:
         if request.host_port != STREAM_PORT:
-            self._accepted.pop((request.port, request.host_port), None)
+            self.accepted.pop((request.port, request.host_port), None)
             return
         found = self.sockets.get(request.port)
         if found is None:
             return
         delay = 0.0 if found.listeners else self._link.behaviour.release_delay
         if delay:  # found by the port alone, so another socket that has the port by then is removed
-            self._link.loop.call_later(delay, self._remove_port, request.port)
+            self._link.loop.call_later(delay, self.forget, request.port)
         else:
             self._remove(found)
 
@@ -258,7 +258,8 @@ class Host:
         kind = (packet.DATAGRAM, packet.RW)
         self._link.send(Header(HOST_CID, self._link.guest_cid, operation, port, length, *kind, 0, 0, 0), payload)
 
-    def _remove_port(self, port: int) -> None:
+    def forget(self, port: int) -> None:
+        """Close the socket that the guest's `port` stands for, if there is one, in the device's thread."""
         if port in self.sockets:
             self._remove(self.sockets[port])
 

@@ -20,7 +20,7 @@ from tests.support.tsi_host import Servers
 pytestmark = pytest.mark.slow
 
 DEBUGGED = (guest.SOURCES / "debugged.sh").read_bytes()
-HIJACK = f"{qemu.COMMAND_LINE} tsi_hijack"
+HIJACK = f"{qemu.COMMAND_LINE} tsi_hijack tsi_hijack_unix"
 LIMIT = 400.0
 SOURCES = sorted((guest.SOURCES / "tsi").glob("*.c"))
 CASES = [name for source in SOURCES for name in re.findall(r"^CASE\((\w+)\)", source.read_text(), re.MULTILINE)]
@@ -72,9 +72,10 @@ def run_cases(
 def what_is_left(host: Host, device: Device) -> list[str]:
     """The host's sockets and streams, once it has had time to forget them."""
     end = time.monotonic() + RELEASED
-    while (host.sockets or device.link.streams) and time.monotonic() < end:
+    while (host.sockets or host.accepted or device.link.streams) and time.monotonic() < end:
         time.sleep(0.2)
-    return [f"socket {port:#x}" for port in host.sockets] + [f"stream {key}" for key in device.link.streams]
+    accepted = [f"accepted connection {key}" for key in host.accepted]
+    return [f"socket {port:#x}" for port in host.sockets] + accepted + [f"stream {key}" for key in device.link.streams]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -85,6 +86,11 @@ def test_the_case_holds(ran: Ran, case: str) -> None:
 def test_the_guest_powers_off_without_a_warning(ran: Ran) -> None:
     assert_ended_well(ran.seen)
     assert not re.search(r"WARNING|BUG|Oops|Call trace|rcu:.*stall", ran.seen.text)
+
+
+def test_the_kernel_knows_the_words_that_hosts_say_to_it(ran: Ran) -> None:
+    assert "tsi_hijack_unix" in ran.seen.text
+    assert "Unknown kernel command line" not in ran.seen.text
 
 
 def test_guest_did_nothing_wrong(ran: Ran) -> None:

@@ -1,4 +1,4 @@
-"""AF_TSI with a host that misbehaves, and with none; the cases are those of tests/guest/tsi/faults.c."""
+"""AF_TSI with a host that misbehaves, and with none; the cases are the faults in tests/guest/tsi/."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import functools
 import random
 import re
+import socket
 import struct
 import tempfile
 from collections.abc import Sequence
@@ -18,15 +19,17 @@ from scripts.guest.device import GUEST_CID, Device
 from scripts.guest.packet import HOST_CID, Header
 from scripts.guest.tsi import Host
 from scripts.guest.tsi_messages import CONNECT, GETNAME, LISTEN
-from tests.guest.test_tsi import DEBUGGED
+from tests.guest.test_tsi import DEBUGGED, SOURCES
 from tests.support import guest, transport_reset
 from tests.support.guest import Container, assert_ended_well, configuration, said
+from tests.support.native_agent import wait_until
 from tests.support.tsi_host import Servers
 
 pytestmark = pytest.mark.slow
 
 LIMIT = 400.0
-FAULTS = re.findall(r"^FAULT\((\w+)\)", (guest.SOURCES / "tsi" / "faults.c").read_text(), re.MULTILINE)
+FAULTS = [name for source in SOURCES for name in re.findall(r"^FAULT\((\w+)\)", source.read_text(), re.MULTILINE)]
+REFUSALS = ("EPERM", "EADDRINUSE", "EAFNOSUPPORT", "EACCES")
 SEED = 20261125
 
 
@@ -37,12 +40,16 @@ class BadHost:
         self.device, self.qmp, self.fault = device, qmp, "none"
         self.host = Host(device.link, on_reply=self.reply)
         self.random = random.Random(SEED)
+        self.refusals = 0
 
     def act(self, fault: str) -> None:
         """For the servers' thread."""
-        if fault == "transport":
+        if fault.startswith("transport"):
+            self.refusals = 2 if "in use for a while" in fault else 0
             self.device.call(self.forget_all)
             transport_reset.reset_transport(self.device, self.qmp)
+        elif fault == "wait until nothing is accepted":
+            wait_until(lambda: not self.host.accepted)
         elif fault in ("packets", "reset streams", "stranger"):
             self.device.call(getattr(self, fault.replace(" ", "_")))
         else:
@@ -66,15 +73,31 @@ class BadHost:
             "twice": [reply, reply],
             "lie": [tsi_messages.result(0) if operation == CONNECT else reply],
             "junk": [self.random.randbytes(3732)],
+            "nameless": [tsi_messages.name(None) if name else reply],
             "family": [family if name else reply],
             "length": [length if name else reply],
         }
-        if self.fault in ("EPERM", "EADDRINUSE", "EACCES") and operation == LISTEN:
+        if operation == LISTEN and (refused := self.refused(request)):
+            return [tsi_messages.result(refused)]
+        if self.fault in ("EINPROGRESS", "ECONNRESET") and operation == CONNECT:
             return [tsi_messages.result(getattr(errno, self.fault))]
         if self.fault == "late":
             self.device.link.loop.call_later(1, self.host.send_reply, port, operation, reply)
             return []
         return faults.get(self.fault, [reply])
+
+    def refused(self, request: tsi_messages.Request) -> int:
+        """Why this host does not listen, as an errno; 0: it does."""
+        assert isinstance(request, tsi_messages.Listen)
+        name, _, family = self.fault.partition(" of ")
+        if self.refusals:
+            self.refusals, error = self.refusals - 1, errno.EADDRINUSE
+        elif name in REFUSALS and (not family or request.address.family == socket.AF_INET6):
+            error = getattr(errno, name)
+        else:
+            return 0
+        self.host.forget(request.port)
+        return error
 
     def stranger(self) -> None:
         """Ask for a stream to each listener of the guest's, for no connection."""

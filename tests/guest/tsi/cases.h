@@ -84,6 +84,10 @@ int connected_to(int family, int port);
 int serve(int family, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int listener_at(const union address *at);
 void dial(int port, const char *what); /* returns when the host's connection stands */
+void act(const char *fault);
+void act_without_answer(const char *fault); /* it ends the connection that asks for it */
+void act_anew(void); /* the next asks over a connection of its own */
+void still_works(void);
 
 void send_all(int fd, const void *data, size_t size);
 void receive_all(int fd, void *data, size_t size);

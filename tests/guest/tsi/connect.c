@@ -89,6 +89,33 @@ CASE(nonblocking_connect_that_is_refused)
 	CHECK(!getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) && error == 0);
 }
 
+/* What connect() says after one that did not wait has failed. */
+static int asked_again(bool after_its_error)
+{
+	union address to = loopback(AF_INET, closed_port);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), error = -1, again;
+	struct pollfd file = { fd, POLLOUT, 0 };
+	socklen_t size = sizeof error;
+
+	FAILS(connect(fd, &to.any, length(&to)), EINPROGRESS);
+	CHECK(poll(&file, 1, 20000) == 1);
+	if (after_its_error)
+		CHECK(!getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) && error == ECONNREFUSED);
+	again = connect(fd, &to.any, length(&to)) ? errno : 0;
+	CHECK(!getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) && error == 0);
+	to = loopback(AF_INET, server_port); /* and then it begins anew */
+	CHECK(!fcntl(fd, F_SETFL, 0) && !connect(fd, &to.any, length(&to)));
+	send_all(fd, "echo\n", 5);
+	echoed(fd, "anew");
+	return again;
+}
+
+CASE(nonblocking_connect_that_is_refused_and_asked_again)
+{
+	CHECK(asked_again(false) == ECONNREFUSED);
+	CHECK(asked_again(true) == ECONNABORTED);
+}
+
 CASE(nonblocking_connect_asked_again)
 {
 	union address to = loopback(AF_INET, server_port);
@@ -184,12 +211,38 @@ CASE(options_are_kept_before_and_after_connect)
 	set_and_get(serve(AF_INET6, "echo"), IPPROTO_IPV6, IPV6_UNICAST_HOPS, 9);
 }
 
-CASE(tcp_info_can_be_asked_for)
+static int state_of(int fd)
 {
 	struct tcp_info info;
 	socklen_t size = sizeof info;
 
+	CHECK(!getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) && size > 100);
+	return info.tcpi_state;
+}
+
+CASE(tcp_info_can_be_asked_for)
+{
+	union address at = loopback(AF_INET6, 0);
+	int listener = listener_at(&at), fd = serve(AF_INET, "give 1"), accepted;
+	double start = seconds();
+
+	CHECK(state_of(tcp(AF_INET)) == TCP_CLOSE && state_of(listener) == TCP_LISTEN);
+	CHECK(state_of(serve(AF_INET, "echo")) == TCP_ESTABLISHED);
+	dial(port_of(listener), "echo");
+	CHECK((accepted = accept(listener, NULL, NULL)) >= 0 && state_of(accepted) == TCP_ESTABLISHED);
+	echoed(accepted, "established");
+	while (state_of(fd) == TCP_ESTABLISHED && seconds() - start < 60)
+		usleep(10000);
+	CHECK(state_of(fd) == TCP_CLOSE_WAIT); /* the host has ended it */
+}
+
+CASE(tcp_info_of_no_bytes)
+{
+	struct tcp_info info = { .tcpi_state = 99 };
+	socklen_t size = 0;
+
 	CHECK(!getsockopt(serve(AF_INET, "echo"), IPPROTO_TCP, TCP_INFO, &info, &size));
+	CHECK(size == 0 && info.tcpi_state == 99);
 }
 
 CASE(unknown_options_are_refused)

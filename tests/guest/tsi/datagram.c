@@ -32,6 +32,20 @@ CASE(datagram_and_its_answer)
 	received_from(fd, "0:hello", &to);
 }
 
+/* UDP takes such an address for one of IPv4, and on a socket of IPv6 for none. */
+CASE(datagram_to_an_address_without_a_family)
+{
+	union address to = loopback(AF_INET, udp_ports[0]), none = to, to6 = loopback(AF_INET6, udp_ports[1]);
+	int fd = udp(AF_INET), fd6 = udp(AF_INET6);
+
+	none.any.sa_family = AF_UNSPEC;
+	send_to(fd, "hello", &none);
+	received_from(fd, "0:hello", &to);
+	CHECK(!connect(fd6, &to6.any, length(&to6)));
+	send_to(fd6, "hello", &none);
+	received_from(fd6, "1:hello", &to6);
+}
+
 CASE(datagram_over_ipv6)
 {
 	union address to = loopback(AF_INET6, udp_ports[0]);

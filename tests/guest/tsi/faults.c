@@ -4,26 +4,6 @@
 
 #include <sys/wait.h>
 
-static int control = -1;
-
-static void act(const char *fault)
-{
-	char line[50];
-
-	if (control < 0)
-		control = serve(AF_INET, "act");
-	snprintf(line, sizeof line, "%s\n", fault);
-	send_all(control, line, strlen(line));
-	expect(control, "ok\n");
-}
-
-static void still_works(void)
-{
-	act("none");
-	echoed(serve(AF_INET, "echo"), "still works");
-	echoed(serve(AF_INET6, "echo"), "still works");
-}
-
 static int connect_error(void)
 {
 	union address to = loopback(AF_INET, server_port);
@@ -119,6 +99,22 @@ FAULT(answer_that_is_no_errno)
 	still_works();
 }
 
+FAULT(answer_that_it_is_in_progress)
+{
+	union address to = loopback(AF_INET, server_port), datagrams_to = loopback(AF_INET, udp_ports[0]);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+	struct pollfd file = { fd, POLLOUT, 0 };
+
+	act("EINPROGRESS");
+	FAILS(connect(fd, &to.any, length(&to)), EINPROGRESS);
+	CHECK(poll(&file, 1, 60000) == 1 && file.revents & POLLERR);
+	CHECK(connect_error() == EPROTO);
+	FAILS(connect(udp(AF_INET), &datagrams_to.any, length(&datagrams_to)), EPROTO);
+	act("ECONNRESET"); /* which is no reset of the transport */
+	FAILS(connect(udp(AF_INET), &datagrams_to.any, length(&datagrams_to)), ECONNRESET);
+	still_works();
+}
+
 FAULT(answer_that_comes_twice)
 {
 	act("twice");
@@ -152,15 +148,15 @@ FAULT(answer_without_a_stream)
 
 FAULT(listen_that_the_host_refuses)
 {
-	static const char *const faults[] = { "EPERM", "EADDRINUSE", "EACCES" };
+	static const char *const faults[] = { "EPERM", "EADDRINUSE", "EAFNOSUPPORT", "EACCES" };
 	union address at = loopback(AF_INET, 0);
 
-	for (int n = 0; n < 3; n++) {
+	for (int n = 0; n < 4; n++) {
 		int fd = tcp(AF_INET), inside;
 
 		act(faults[n]);
 		CHECK(!bind(fd, &at.any, length(&at)));
-		if (n == 2) {
+		if (n == 3) {
 			FAILS(listen(fd, 5), EACCES);
 			continue;
 		}
@@ -174,22 +170,30 @@ FAULT(listen_that_the_host_refuses)
 
 FAULT(name_that_is_none)
 {
-	static const char *const faults[] = { "short", "empty", "family", "length", "junk", "silent" };
-	union address at = loopback(AF_INET, 0), peer;
+	static const char *const faults[] = { "short", "empty", "family", "length", "junk", "nameless", "silent" };
+	union address at, peer;
 
-	for (int n = 0; n < 6; n++) {
+	for (int n = 0; n < 14; n++) {
+		at = loopback(n % 2 ? AF_INET6 : AF_INET, 0);
 		int listener = listener_at(&at), fd;
 		socklen_t size = sizeof peer;
 
 		dial(port_of(listener), "echo");
-		act(faults[n]);
-		memset(&peer, 0, sizeof peer);
-		fd = accept(listener, &peer.any, &size);
-		CHECK(fd < 0 || size <= sizeof peer);
+		act(faults[n / 2]);
+		memset(&peer, 0xff, sizeof peer);
+		CHECK((fd = accept(listener, &peer.any, &size)) >= 0 && size == length(&at));
+		at.v4.sin_port = 0;
+		if (n % 2)
+			at.v6.sin6_addr = in6addr_any;
+		else
+			at.v4.sin_addr.s_addr = INADDR_ANY;
+		CHECK(same(&peer, &at));
 		size = sizeof peer;
-		if (fd >= 0 && !getpeername(fd, &peer.any, &size))
-			CHECK(size <= sizeof peer);
+		FAILS(getpeername(fd, &peer.any, &size), ENOTCONN);
+		echoed(fd, "without a name");
 		act("none");
+		size = sizeof peer;
+		CHECK(!getpeername(fd, &peer.any, &size) && size == length(&at));
 	}
 	still_works();
 }
@@ -217,10 +221,10 @@ FAULT(junk_packets)
 	CHECK(sendto(datagrams, "x", 1, 0, &to.any, length(&to)) == 1);
 	act("none");
 	for (int n = 0; n < 10; n++) {
-		control = -1; /* junk may end it */
+		act_anew(); /* junk may end it */
 		act("packets");
 	}
-	control = -1;
+	act_anew();
 	for (int n = 0; n < 10; n++)
 		close(streams[n]);
 	close(listener);
@@ -252,10 +256,9 @@ FAULT(transport_that_is_reset)
 		_exit(0);
 	}
 	usleep(300000);
-	send_all(control, "transport\n", 10); /* and nobody answers */
+	act_without_answer("transport");
 	FAILS(recv(fd, &byte, 1, 0), ECONNRESET);
 	CHECK(wait(&status) > 0 && status == 0);
-	control = -1;
 	dial(8300, "echo"); /* it was announced again */
 	echoed(accept(listener, NULL, NULL), "after the reset");
 	still_works();

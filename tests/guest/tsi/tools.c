@@ -105,6 +105,42 @@ void dial(int port, const char *what)
 	expect(fd, "ok\n"); /* and the connection lives as long as this process has fd */
 }
 
+static int control = -1;
+
+static void ask_for(const char *fault)
+{
+	char line[100];
+
+	if (control < 0)
+		control = serve(AF_INET, "act");
+	snprintf(line, sizeof line, "%s\n", fault);
+	send_all(control, line, strlen(line));
+}
+
+void act(const char *fault)
+{
+	ask_for(fault);
+	expect(control, "ok\n");
+}
+
+void act_without_answer(const char *fault)
+{
+	ask_for(fault);
+	act_anew();
+}
+
+void act_anew(void)
+{
+	control = -1;
+}
+
+void still_works(void)
+{
+	act("none");
+	echoed(serve(AF_INET, "echo"), "still works");
+	echoed(serve(AF_INET6, "echo"), "still works");
+}
+
 void send_all(int fd, const void *data, size_t size)
 {
 	const char *rest = data;
