@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from scripts.asset_build.guest_sets import GUEST_SETS
+from scripts.asset_build.wheel.verifiers.kernel import verify_kernel
 from scripts.asset_build.wheel.verifiers.kernel_facts import embedded_config
 from tests.support import debian
 from tests.support.kernel_build import KERNEL_BUILD
+from tests.support.sets import SET
 
 LEFT_OUT = {
     "MEMCG_SWAP",
@@ -44,18 +47,27 @@ OWN_OPTIONS = {
 }
 
 
-def test_docker_s_own_check_misses_only_what_the_page_of_the_kernel_leaves_out(
-    built_set: Path, project: Path, tmp_path: Path
-) -> None:
-    missing = _missing(_config_of(built_set / "kernel", tmp_path))
+@pytest.fixture(params=GUEST_SETS)
+def config(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The configuration that the built kernel of each set carries."""
+    built: Path = request.getfixturevalue({SET: "built_set"}.get(request.param, f"{request.param}_set"))
+    kernel_format = GUEST_SETS[request.param].kernel_format
+    embedded = embedded_config(verify_kernel((built / "kernel").read_bytes(), kernel_format).content)
+    assert embedded is not None
+    path = tmp_path / "config"
+    path.write_bytes(embedded)
+    return path
+
+
+def test_docker_s_own_check_misses_only_what_the_page_of_the_kernel_leaves_out(config: Path, project: Path) -> None:
+    missing = _missing(config)
     page = (project / "docs" / "guest-kernel.md").read_text()
     assert missing["necessary"] == set()
     assert missing["optional"] <= LEFT_OUT
     assert {name for name in LEFT_OUT if f"`{name}`" not in page} == {"BTRFS_FS_POSIX_ACL"}
 
 
-def test_docker_s_own_check_sees_an_option_that_is_missing(built_set: Path, tmp_path: Path) -> None:
-    config = _config_of(built_set / "kernel", tmp_path)
+def test_docker_s_own_check_sees_an_option_that_is_missing(config: Path) -> None:
     config.write_text(config.read_text().replace("CONFIG_VETH=y", "# CONFIG_VETH is not set"))
     assert _missing(config)["necessary"] == {"VETH"}
 
@@ -70,14 +82,6 @@ def test_the_configuration_has_every_option_of_the_group(group: str) -> None:
 def test_the_configuration_of_a_set_has_every_option_of_its_machine(guest_set: str) -> None:
     lines = (KERNEL_BUILD / f"config/{guest_set}.config").read_text().splitlines()
     assert [option for option in OWN_OPTIONS[guest_set].split() if f"CONFIG_{option}=y" not in lines] == []
-
-
-def _config_of(kernel: Path, folder: Path) -> Path:
-    embedded = embedded_config(kernel.read_bytes())
-    assert embedded is not None
-    config = folder / "config"
-    config.write_bytes(embedded)
-    return config
 
 
 def _missing(config: Path) -> dict[str, set[str]]:
