@@ -276,7 +276,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("assets", type=source, metavar="WHEEL_OR_DIR", help="a wheel, or a folder with the four files")
+    parser.add_argument(
+        "assets", type=source, metavar="WHEEL_OR_DIR", help="a wheel, or a folder with the files of a set"
+    )
     parser.add_argument(
         "command", nargs="*", default=[], metavar="COMMAND", help="after --: what the image runs instead of its Cmd"
     )

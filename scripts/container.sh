@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Run a command in the container of .devcontainer/, in this checkout. On a Mac this is the way to build the assets:
-#   scripts/container.sh python3 scripts/wheel.py --from-source
+#   scripts/container.sh python3 scripts/wheel.py --set aarch64 --from-source
 #   scripts/container.sh python3 scripts/test.py
 set -euo pipefail
 unset CDPATH

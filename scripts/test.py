@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.asset_build.guest_sets import GUEST_SETS
+from scripts.asset_build.guest_sets import GUEST_SETS, set_of_this_machine
 from scripts.asset_build.lock import read_lock
 from scripts.asset_build.paths import PROJECT
 from scripts.asset_build.wheel.sources import NoSourceError, resolve
@@ -81,6 +81,8 @@ def run(folder: Path, *, quick: bool, pytest_arguments: list[str]) -> None:
     else:
         _require_assets()
     installed = _installed(python, folder)
+    if not quick and set_of_this_machine() != SET:
+        installed["SUPERMACHINE_TEST_NATIVE_WHEEL"] = checked_wheel(folder, set_of_this_machine())["wheel"]
     select = QUICK if quick else ()
     _run_step("pytest", python, ["pytest", "-n", "2", "--dist", "loadgroup", *select, *pytest_arguments], installed)
     if not quick:

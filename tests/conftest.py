@@ -94,6 +94,22 @@ def x86_64_set() -> Path:
 
 
 @pytest.fixture(scope="session")
+def native_wheel(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished wheel of this machine's own set, which pip takes here unasked."""
+    from scripts.asset_build.guest_sets import set_of_this_machine
+
+    if (guest_set := set_of_this_machine()) == SET:
+        return wheel
+    if prepared := os.environ.get("SUPERMACHINE_TEST_NATIVE_WHEEL"):
+        return Path(prepared)
+    out = tmp_path_factory.mktemp("native")
+    command = [sys.executable, str(PROJECT / "scripts" / "wheel.py"), "--set", guest_set, "--out", str(out)]
+    subprocess.run(command, capture_output=True, check=True)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
 def custom_wheel(wheel: Path, built_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of the same files as long as they are not locked: once they are, `wheel` is that of the release."""
     from tests.support import checkout, release

@@ -78,6 +78,12 @@ WHEEL_ROWS = (
         machines=frozenset({("darwin", "arm64")}),
         machines_text="macOS on Apple Silicon (arm64)",
     ),
+    WheelRow(
+        guest_set="x86_64",
+        platform_tags=("manylinux_2_17_x86_64", "manylinux2014_x86_64", "musllinux_1_1_x86_64"),
+        machines=frozenset({("linux", "x86_64")}),
+        machines_text="Linux on x86_64",
+    ),
 )
 GUEST_SETS = {name: row for name, row in _read_table().items() if name in {wheel.guest_set for wheel in WHEEL_ROWS}}
 """The sets that have a wheel, by name."""

@@ -15,39 +15,51 @@ import yaml
 from sybil import Document, Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
-from tests.support.mac import AS_ON_A_MAC_VARIABLES
+from scripts.asset_build.guest_sets import set_of_this_machine
+from scripts.machine.install import install
 
 DOCUMENTS = sorted(path.name for path in (Path(__file__).parents[2] / "docs").glob("*.md"))
 
 
+@pytest.fixture(scope="session")
+def native_site(native_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the wheel of this machine's own set was installed into."""
+    target = tmp_path_factory.mktemp("native") / "site"
+    install(Path(sys.executable), native_wheel, target)
+    return target
+
+
 @pytest.fixture
 def reader(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copy_of_checkout: Path, built_set: Path, wheel: Path
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    copy_of_checkout: Path,
+    built_set: Path,
+    x86_64_set: Path,
+    wheel: Path,
+    native_wheel: Path,
+    native_site: Path,
 ) -> Path:
-    """A newcomer in a fresh clone with the assets built, whose pip asks for macOS and finds the wheel.
+    """A newcomer in a fresh clone with both sets built, whose pip finds both wheels and takes this machine's.
 
     The home folder is a new one; the caches stay, so that nothing is built or fetched again.
     """
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    shutil.copytree(built_set, copy_of_checkout / "kernel-build/out/aarch64")
+    for folder in (built_set, x86_64_set):
+        shutil.copytree(folder, copy_of_checkout / "kernel-build/out" / folder.name)
     (tmp_path / "home").mkdir()
     for name, value in {
         "HOME": str(tmp_path / "home"),
         "XDG_CACHE_HOME": cache,
-        "PIP_FIND_LINKS": str(wheel.parent),
+        "PIP_FIND_LINKS": f"{wheel.parent} {native_wheel.parent}",
         "PIP_NO_INDEX": "1",
-        **AS_ON_A_MAC_VARIABLES,
         "PIP_TARGET": str(tmp_path / "site"),
-        "PATH": os.pathsep.join(
-            (
-                str(Path(sys.executable).parent),
-                str(Path(os.environ["SUPERMACHINE_TEST_INSTALLED"]) / "bin"),
-                os.environ["PATH"],
-            )
-        ),
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), str(native_site / "bin"), os.environ["PATH"])),
+        "PYTHONPATH": str(native_site),
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    for name in ("XDG_DATA_HOME", "SUPERMACHINE_SET"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(copy_of_checkout)
     return copy_of_checkout
 
@@ -74,12 +86,29 @@ def read_mermaid(example: Example) -> str | None:
     return None if first == "flowchart LR" and not wrong else f"not a flow chart: {wrong or first}"
 
 
+def compare_output(example: Example) -> str | None:
+    """After each line that begins with a dollar there is what the command prints, with other paths and digests."""
+    if set_of_this_machine() != "x86_64":
+        return None  # another wheel has other assets
+    for command, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", example.parsed, re.MULTILINE):
+        done = subprocess.run(command.split(), stdout=subprocess.PIPE, text=True, check=False)
+        if labels(done.stdout) != labels(shown):
+            return f"{command} prints:\n{done.stdout}"
+    return None
+
+
+def labels(table: str) -> list[str]:
+    """What each line of a table begins with, without the finding of `doctor`."""
+    return re.findall(r"^(?:(?:ok|warn|bad)\s+)?([a-z][\w.-]*(?: [a-z]+)?)(?=\s)", table, re.MULTILINE)
+
+
 SYBIL = Sybil(
     parsers=[
         PythonCodeBlockParser(),
         CodeBlockParser(language="bash", evaluator=run_bash),
         CodeBlockParser(language="yaml", evaluator=read_yaml),
         CodeBlockParser(language="mermaid", evaluator=read_mermaid),
+        CodeBlockParser(language="text", evaluator=compare_output),
         SkipParser(),
     ]
 )
@@ -91,7 +120,7 @@ def test_every_block_runs(reader: Path, name: str) -> None:
     document: Document = SYBIL.parse(reader / "docs" / name)
     examples = list(document)
     languages = set(re.findall(r"^```(\w*)$", document.text, re.MULTILINE)) - {""}
-    assert languages <= {"python", "bash", "yaml", "mermaid"}, "a block that nobody runs"
+    assert languages <= {"python", "bash", "yaml", "mermaid", "text"}, "a block that nobody runs"
     for example in examples:
         example.evaluate()
 

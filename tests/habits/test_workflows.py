@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 import yaml
 
+from scripts.asset_build.guest_sets import GUEST_SETS, wheel_row
 from scripts.machine.packages import LIST, install_commands
 from supermachine_kernel._version import VERSION
 from tests.support.release import lock_set
+from tests.support.sets import SET
 
 Workflow = dict[str, Any]
 NAMES = ("ci", "release")
@@ -82,7 +84,7 @@ def _steps(job: dict[str, Any]) -> dict[str, str]:
 def _run(script: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the commands of a step as GitHub does with `shell: bash`."""
     command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]
-    variables = {**os.environ, "PYTHONPATH": "", **variables}
+    variables = {**os.environ, "PYTHONPATH": "", "SUPERMACHINE_SET": "", **variables}
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
 
 
@@ -254,7 +256,9 @@ def test_a_lock_without_this_version(workflows: dict[str, Workflow], copy_of_che
     assert done.returncode == 1
     assert f"assets.lock.json has no set of v{VERSION}" in done.stderr
     lock_set(copy_of_checkout, installed / "supermachine_kernel" / "assets")
-    assert _run(script, copy_of_checkout, GITHUB_REF_NAME=f"v{VERSION}").returncode == 0
+    assert _run(script, copy_of_checkout, GITHUB_REF_NAME=f"v{VERSION}").returncode == 1, "one of two sets is locked"
+    named = {"GITHUB_REF_NAME": f"v{VERSION}", "SUPERMACHINE_SET": SET}
+    assert _run(script, copy_of_checkout, **named).returncode == 0
 
 
 @pytest.mark.slow
@@ -263,7 +267,12 @@ def test_the_steps_of_a_release_publish_the_right_files(
 ) -> None:
     """From the maintainer's lock to the files that are published: each step's own commands, in order."""
     jobs = workflows["release"]["jobs"]
-    _good(_run("bash kernel-build/scripts/build.sh && python3 scripts/release.py stage --out staged", copy_of_checkout))
+    _good(
+        _run(
+            "bash kernel-build/scripts/build.sh --set all && python3 scripts/release.py stage --out staged",
+            copy_of_checkout,
+        )
+    )
     shutil.rmtree(copy_of_checkout / "staged")
     shutil.rmtree(copy_of_checkout / "kernel-build" / "out")
     commit = (
@@ -276,7 +285,7 @@ def test_the_steps_of_a_release_publish_the_right_files(
     for name, script in _steps(jobs["build"]).items():
         if name not in ("Install git and Python", "Let git trust the checkout, which belongs to the runner's user"):
             _good(_run(script, copy_of_checkout, **runner))
-    expected = output.read_text().strip().partition("wheel-sha256=")[2]
+    expected = output.read_text().strip().partition("wheels-sha256=")[2]
 
     fresh = tmp_path / "fresh"
     _good(_run(f"git clone -q {copy_of_checkout} {fresh}", tmp_path))
@@ -290,8 +299,10 @@ def test_the_steps_of_a_release_publish_the_right_files(
     published = tmp_path / "published"
     for artifact in ("release", "source", "dist"):
         shutil.copytree(copy_of_checkout / artifact, published / "artifacts" / artifact)
-    _good(_run(_steps(jobs["attest"])["Take the bill of materials out of the wheel"], published))
-    assert json.loads((published / "sbom.cdx.json").read_text())["bomFormat"] == "CycloneDX"
+    for row in jobs["attest"]["strategy"]["matrix"]["include"]:
+        script = _steps(jobs["attest"])["Take the bill of materials out of the wheel"]
+        _good(_run(f"rm -rf wheel\n{script}", published, PLATFORM=row["platform"]))
+        assert json.loads((published / "sbom.cdx.json").read_text())["bomFormat"] == "CycloneDX"
     _assert_published(_steps(jobs["publish-release"]), published)
 
 
@@ -309,14 +320,16 @@ def _assert_published(steps: dict[str, str], folder: Path) -> None:
     assert all((folder / file).is_file() for file in files)
     names = sorted(file.name for file in files)
     assert len(set(names)) == len(names), "the files of a GitHub release lie in one folder"
-    assets = [f"aarch64-{name}.xz" for name in ("init-oci", "kernel", "smpark.ko", "supermachine-agent")]
-    distributions = [
-        f"supermachine_kernel-{VERSION}-py3-none-macosx_11_0_arm64.whl",
-        f"supermachine_kernel-{VERSION}.tar.gz",
-    ]
-    archives = [file.name for file in files if file.parts[1] == "source"]
-    assert archives
+    assets = [f"{name}-{asset.name}.xz" for name, row in GUEST_SETS.items() for asset in row.assets]
+    wheels = [f"supermachine_kernel-{VERSION}-py3-none-{wheel_row(name).platform_tag}.whl" for name in GUEST_SETS]
+    distributions = [*wheels, f"supermachine_kernel-{VERSION}.tar.gz"]
+    archives = [f"supermachine-kernel-{VERSION}-{name}-source.tar" for name in GUEST_SETS]
     assert names == sorted([*assets, "SHA256SUMS", *distributions, *archives])
+
+
+def test_each_set_is_attested_by_its_own_tag(workflows: dict[str, Workflow]) -> None:
+    rows = workflows["release"]["jobs"]["attest"]["strategy"]["matrix"]["include"]
+    assert {row["set"]: row["platform"] for row in rows} == {name: wheel_row(name).platform_tag for name in GUEST_SETS}
 
 
 def _good(done: subprocess.CompletedProcess[str]) -> str:

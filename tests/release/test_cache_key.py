@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from scripts.asset_build.guest_sets import GUEST_SETS
 from supermachine_kernel._version import VERSION
-from tests.support.release import lock_set
+from tests.support.release import lock_set, lock_sets
 
 
 def run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -19,8 +20,8 @@ def run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def key_of(checkout: Path) -> tuple[str, str]:
-    done = run(checkout, "--json")
+def key_of(checkout: Path, *options: str) -> tuple[str, str]:
+    done = run(checkout, "--json", *options)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert len(answer["key"]) == 64
@@ -85,6 +86,21 @@ def test_the_key_is_the_locked_set_digest(copy_of_checkout: Path, installed: Pat
     source, key = key_of(copy_of_checkout)
     assert source == "lock"
     assert key != digest
+
+
+@pytest.mark.slow
+def test_the_key_of_all_sets_follows_each_of_them(
+    copy_of_checkout: Path, built_set: Path, x86_64_set: Path, tmp_path: Path
+) -> None:
+    def key(*locked: Path) -> tuple[str, str]:
+        lock_sets(copy_of_checkout, dict(zip(GUEST_SETS, locked)))
+        return key_of(copy_of_checkout, "--set", "all")
+
+    other = shutil.copytree(x86_64_set, tmp_path / "other")
+    append(other / "busybox", "another build")
+    both, changed, one = key(built_set, x86_64_set), key(built_set, other), key(built_set)
+    assert [both[0], changed[0], one[0]] == ["lock", "lock", "inputs"], "one of two sets is locked"
+    assert len({both, changed, one}) == 3
 
 
 @pytest.mark.slow

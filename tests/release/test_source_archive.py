@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from scripts.asset_build.errors import BuildError
+from scripts.asset_build.guest_sets import GUEST_SETS
 from scripts.asset_build.release import source_archive
 from scripts.asset_build.wheel.sources import Source
 from scripts.asset_build.wheel.verify import verify_set
@@ -61,6 +62,20 @@ def test_it_builds_to_the_same_bytes(unpacked: Path, build: dict[str, Any], tmp_
     rebuilt = json.loads((tmp_path / "out" / "build-info.json").read_text())
     assert rebuilt["source"]["sha256"] == build["source"]["sha256"]
     assert (rebuilt["config_sha256"], rebuilt["patches"]) == (build["config_sha256"], build["patches"])
+
+
+@pytest.mark.ondemand
+def test_that_of_x86_64_has_the_source_of_busybox_and_builds_to_the_same_bytes(
+    x86_64_set: Path, project: Path, tmp_path: Path
+) -> None:
+    archive = source_archive.write(tmp_path, GUEST_SETS["x86_64"], project, NO_OVERRIDE)
+    subprocess.run(["tar", "-C", tmp_path, "-xf", archive], check=True)
+    (script,) = tmp_path.glob("*/kernel-build/scripts/build.sh")
+    command = next(line for line in (script.parents[2] / "README.md").read_text().splitlines() if "--busybox" in line)
+    done = subprocess.run(command.split(), cwd=script.parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for asset in GUEST_SETS["x86_64"].assets:
+        assert sha256(script.parents[2] / "out" / asset.name) == sha256(x86_64_set / asset.name), asset.name
 
 
 def test_the_archive_has_what_git_tracks_the_tarball_and_the_record(archive: Path, project: Path, wheel: Path) -> None:

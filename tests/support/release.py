@@ -6,24 +6,36 @@ import hashlib
 import lzma
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
+from scripts.asset_build.guest_sets import GUEST_SETS
 from scripts.asset_build.lock import LOCK_NAME, Lock, LockedAsset, LockedFile, LockedSet, format_lock
 from scripts.machine import environments
-from supermachine_kernel._assets import ASSETS
 from supermachine_kernel._version import VERSION
 from tests.support.sets import SET
 
 
 def lock_set(checkout: Path, assets: Path) -> None:
     """Write the lock of `checkout` for the set in the folder `assets`."""
-    contents = {asset.name: (assets / asset.name).read_bytes() for asset in ASSETS}
-    locked = {
-        name: LockedAsset(unpacked=_measure(content), packed=_measure(lzma.compress(content, preset=0)))
-        for name, content in contents.items()
-    }
-    lock = Lock(VERSION, {SET: LockedSet(SET, locked)})
+    lock_sets(checkout, {SET: assets})
+
+
+def lock_sets(checkout: Path, folders: Mapping[str, Path]) -> None:
+    """Write the lock of `checkout` for several sets, each in its folder."""
+    lock = Lock(VERSION, {name: _locked(name, assets) for name, assets in folders.items()})
     (checkout / LOCK_NAME).write_text(format_lock(lock), encoding="utf-8")
+
+
+def _locked(name: str, assets: Path) -> LockedSet:
+    contents = {asset.name: (assets / asset.name).read_bytes() for asset in GUEST_SETS[name].assets}
+    return LockedSet(
+        name,
+        {
+            asset: LockedAsset(unpacked=_measure(content), packed=_measure(lzma.compress(content, preset=0)))
+            for asset, content in contents.items()
+        },
+    )
 
 
 def build(checkout: Path, assets: Path, out: Path) -> tuple[Path, Path]:

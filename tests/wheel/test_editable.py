@@ -85,10 +85,11 @@ def test_the_assets_are_written_where_modes_cannot_be_changed(
 ) -> None:
     """What an editable install does with a checkout on a file system that keeps its own modes (vfat, CIFS)."""
     program = (
-        "import sys\nfrom pathlib import Path\nfrom scripts.asset_build.wheel import package_data\n"
+        "import os, sys\nfrom pathlib import Path\nfrom scripts.asset_build.wheel import package_data\n"
         "from scripts.asset_build.wheel.sources import resolve\n"
         "from scripts.asset_build.wheel.verify import verify_set\n"
-        "source = resolve(Path(sys.argv[1]), {'SUPERMACHINE_ASSETS_DIR': sys.argv[2]}, local_only=True)\n"
+        "given = {**os.environ, 'SUPERMACHINE_ASSETS_DIR': sys.argv[2]}\n"
+        "source = resolve(Path(sys.argv[1]), given, local_only=True)\n"
         "package_data.write(verify_set(source, None), Path(sys.argv[3]))"
     )
     package = tmp_path / "package"

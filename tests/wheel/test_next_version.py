@@ -42,9 +42,10 @@ def test_the_version_stands_where_maintainers_look_for_it(copy_of_checkout: Path
 
 
 @pytest.mark.slow
-def test_the_tests_hold_once_it_is_locked(copy_of_checkout: Path, built_set: Path) -> None:
+def test_the_tests_hold_once_it_is_locked(copy_of_checkout: Path, built_set: Path, x86_64_set: Path) -> None:
     raise_version(copy_of_checkout)
-    shutil.copytree(built_set, copy_of_checkout / "kernel-build/out/aarch64")
+    for folder in (built_set, x86_64_set):
+        shutil.copytree(folder, copy_of_checkout / "kernel-build/out" / folder.name)
     run(copy_of_checkout, "git", "init", "--quiet")  # the tests copy what git knows
     run(copy_of_checkout, sys.executable, "scripts/release.py", "stage", "--out", "dist/release")
     for names, marked in ((QUICK_TESTS, "not slow and not ondemand"), (TESTS, "not ondemand")):

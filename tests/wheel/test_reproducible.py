@@ -22,6 +22,7 @@ from scripts import test as test_script
 from scripts.machine import environments
 from supermachine_kernel._version import VERSION
 from tests.support import checkout
+from tests.support.sets import SET
 
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 KEPT = ("PATH", "PIP_", "UV_", "SSL_", "REQUESTS_", "HTTP", "http", "NO_PROXY", "no_proxy")
@@ -107,7 +108,7 @@ def _build(machine: Machine, python: Path, project: Path, built_set: Path, folde
     source.mkdir(parents=True)
     out.mkdir()
     checkout.copy(project, source)
-    assets = source / "kernel-build" / "out" / "aarch64" if machine.tree else folder / "set"
+    assets = source / "kernel-build" / "out" / SET if machine.tree else folder / "set"
     shutil.copytree(built_set, assets)
     if machine.leftovers:
         _litter(source)
@@ -118,6 +119,7 @@ def _build(machine: Machine, python: Path, project: Path, built_set: Path, folde
     variables = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
     variables |= {
         "HOME": str(folder),
+        "SUPERMACHINE_SET": SET,
         "TZ": machine.zone,
         "LC_ALL": machine.locale,
         "PYTHONHASHSEED": machine.hash_seed,

@@ -15,6 +15,7 @@ from scripts.asset_build.errors import BuildError
 from scripts.asset_build.wheel import sources
 from scripts.asset_build.wheel.sources import Source, resolve
 from supermachine_kernel._assets import ASSETS
+from tests.support.sets import SET
 
 NAMES = [asset.name for asset in ASSETS]
 
@@ -28,6 +29,11 @@ def empty_project(tmp_path: Path) -> Path:
     return project
 
 
+def find(project: Path, environ: dict[str, str], *, local_only: bool = False) -> Source:
+    """Resolve as for a user who names the set of these tests, whichever is this machine's."""
+    return resolve(project, {"SUPERMACHINE_SET": SET, **environ}, local_only=local_only)
+
+
 def put_set(built_set: Path, folder: Path) -> Path:
     folder.mkdir(parents=True)
     for name in [*NAMES, "build-info.json"]:
@@ -37,7 +43,7 @@ def put_set(built_set: Path, folder: Path) -> Path:
 
 def expect(project: Path, environ: dict[str, str], *parts: str) -> str:
     with pytest.raises(BuildError) as refused:
-        resolve(project, environ)
+        find(project, environ)
     message = str(refused.value)
     for part in parts:
         assert part in message
@@ -51,7 +57,7 @@ def folders(source: Source) -> set[Path]:
 def test_the_override_comes_before_the_tree(built_set: Path, empty_project: Path, tmp_path: Path) -> None:
     flat = put_set(built_set, tmp_path / "flat")
     put_set(built_set, empty_project / "kernel-build/out/aarch64")
-    source = resolve(empty_project, {"SUPERMACHINE_ASSETS_DIR": str(flat)})
+    source = find(empty_project, {"SUPERMACHINE_ASSETS_DIR": str(flat)})
     assert (source.kind, folders(source)) == ("override", {flat})
     assert source.build_info == flat / "build-info.json"
 
@@ -59,7 +65,7 @@ def test_the_override_comes_before_the_tree(built_set: Path, empty_project: Path
 def test_the_tree_named_comes_before_the_tree_here(built_set: Path, empty_project: Path, tmp_path: Path) -> None:
     put_set(built_set, empty_project / "kernel-build/out/aarch64")
     elsewhere = put_set(built_set, tmp_path / "elsewhere/out/aarch64")
-    source = resolve(empty_project, {"SUPERMACHINE_KERNEL_BUILD": str(tmp_path / "elsewhere")})
+    source = find(empty_project, {"SUPERMACHINE_KERNEL_BUILD": str(tmp_path / "elsewhere")})
     assert (source.kind, folders(source)) == ("tree", {elsewhere})
 
 
@@ -68,9 +74,9 @@ def test_the_tree_here_comes_before_the_one_beside(
 ) -> None:
     monkeypatch.setattr(sources, "TEMPORARY_FOLDERS", set())  # in which the tests are
     beside = put_set(built_set, empty_project.parent / "kernel-build/out/aarch64")
-    assert folders(resolve(empty_project, {})) == {beside}
+    assert folders(find(empty_project, {})) == {beside}
     here = put_set(built_set, empty_project / "kernel-build/out/aarch64")
-    assert folders(resolve(empty_project, {})) == {here}
+    assert folders(find(empty_project, {})) == {here}
 
 
 def test_a_tree_beside_in_a_temporary_folder_is_passed_over(
@@ -81,7 +87,7 @@ def test_a_tree_beside_in_a_temporary_folder_is_passed_over(
     assert f"no out/aarch64/ in {empty_project / 'kernel-build'};" in message
     warning = capsys.readouterr().err
     assert f"warning: {beside} is passed over, because /tmp is a folder for temporary files; set SUPER" in warning
-    named = resolve(empty_project, {"SUPERMACHINE_KERNEL_BUILD": str(beside)})
+    named = find(empty_project, {"SUPERMACHINE_KERNEL_BUILD": str(beside)})
     assert folders(named) == {beside / "out/aarch64"}, "who names it means it"
 
 
@@ -91,7 +97,7 @@ def test_a_tree_beside_that_somebody_else_may_have_put_there_is_passed_over(
 ) -> None:
     monkeypatch.setattr(sources, "TEMPORARY_FOLDERS", set())
     beside = put_set(built_set, empty_project.parent / "kernel-build/out/aarch64").parents[1]
-    assert folders(resolve(empty_project, {})) == {beside / "out/aarch64"}
+    assert folders(find(empty_project, {})) == {beside / "out/aarch64"}
     if who in ("others write", "group writes"):
         empty_project.parent.chmod(0o757 if who == "others write" else 0o775)
         reason = f"others can write to {empty_project.parent}"
@@ -116,7 +122,7 @@ def test_an_sdist_takes_no_tree_from_beside_it(
     message = expect(empty_project, {}, "no asset set for aarch64 found")
     assert str(empty_project.parent / "kernel-build") not in message
     put_set(built_set, empty_project / "kernel-build/out/aarch64")
-    assert folders(resolve(empty_project, {})) == {empty_project / "kernel-build/out/aarch64"}
+    assert folders(find(empty_project, {})) == {empty_project / "kernel-build/out/aarch64"}
 
 
 def test_an_empty_variable_means_no_tree(built_set: Path, empty_project: Path) -> None:
@@ -135,7 +141,7 @@ def test_nothing_found_lists_the_sources_in_order(empty_project: Path) -> None:
 
 def test_an_editable_install_never_asks_for_the_release(empty_project: Path) -> None:
     with pytest.raises(BuildError, match="3\\. release: not considered"):
-        resolve(empty_project, {}, local_only=True)
+        find(empty_project, {}, local_only=True)
 
 
 @pytest.mark.parametrize("missing", NAMES)
@@ -157,7 +163,7 @@ def test_a_single_file_wins_over_any_source(built_set: Path, empty_project: Path
     tree = put_set(built_set, empty_project / "kernel-build/out/aarch64")
     (tree / "init-oci").unlink()
     own = Path(shutil.copy(built_set / "init-oci", tmp_path / "own"))
-    source = resolve(empty_project, {"SUPERMACHINE_INIT_OCI_PATH": str(own)})
+    source = find(empty_project, {"SUPERMACHINE_INIT_OCI_PATH": str(own)})
     assert source.kind == "override"
     assert source.files["init-oci"] == own
     assert {source.files[name].parent for name in NAMES if name != "init-oci"} == {tree}
@@ -165,7 +171,7 @@ def test_a_single_file_wins_over_any_source(built_set: Path, empty_project: Path
 
 def test_four_single_files_need_no_source(built_set: Path, empty_project: Path) -> None:
     environ = {asset.variable: str(built_set / asset.name) for asset in ASSETS}
-    assert folders(resolve(empty_project, environ)) == {built_set}
+    assert folders(find(empty_project, environ)) == {built_set}
 
 
 @pytest.mark.parametrize("asset", ASSETS, ids=str)

@@ -1,4 +1,4 @@
-"""A user's file with every public name passes mypy --strict, and one with a mistake does not."""
+"""A user's file with every public name, of every set, passes mypy --strict, and one with a mistake does not."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from pathlib import Path
 import supermachine_kernel
 from supermachine_kernel import (
     ASSETS,
+    BUSYBOX,
+    BUSYBOX_BYTES,
+    BUSYBOX_LEN,
     INIT_OCI,
     INIT_OCI_BYTES,
     INIT_OCI_LEN,
@@ -44,6 +47,8 @@ from supermachine_kernel import (
     assets_dir,
     ensure_assets,
     extract_all_to,
+    extract_busybox_to,
+    extract_busybox_to_with_parents,
     extract_init_oci_to,
     extract_init_oci_to_with_parents,
     extract_kernel_to,
@@ -58,9 +63,9 @@ from supermachine_kernel import (
     verify,
 )
 
-contents: list[bytes] = [KERNEL_BYTES, INIT_OCI_BYTES, SUPERMACHINE_AGENT_BYTES, SMPARK_KO_BYTES]
-sizes: list[int] = [KERNEL_LEN, INIT_OCI_LEN, SUPERMACHINE_AGENT_LEN, SMPARK_KO_LEN]
-assets: tuple[Asset, ...] = (KERNEL, INIT_OCI, SUPERMACHINE_AGENT, SMPARK_KO, *ASSETS)
+contents: list[bytes] = [KERNEL_BYTES, BUSYBOX_BYTES, INIT_OCI_BYTES, SUPERMACHINE_AGENT_BYTES, SMPARK_KO_BYTES]
+sizes: list[int] = [KERNEL_LEN, BUSYBOX_LEN, INIT_OCI_LEN, SUPERMACHINE_AGENT_LEN, SMPARK_KO_LEN]
+assets: tuple[Asset, ...] = (KERNEL, BUSYBOX, INIT_OCI, SUPERMACHINE_AGENT, SMPARK_KO, *ASSETS)
 version: str = __version__
 release: str = MANIFEST["kernel_release"]
 
@@ -81,6 +86,8 @@ def use(asset: Asset, folder: Path) -> None:
 def functions(folder: Path) -> list[Path]:
     extract_kernel_to(folder)
     extract_kernel_to_with_parents(str(folder))
+    extract_busybox_to(folder)
+    extract_busybox_to_with_parents(folder)
     extract_init_oci_to(folder)
     extract_init_oci_to_with_parents(folder)
     extract_supermachine_agent_to(folder)
