@@ -24,7 +24,7 @@ from tests.support.native_agent import wait_until
 
 BOOT = Path(__file__).resolve().parents[2] / "scripts" / "boot.py"
 LIMIT = 600.0
-pytestmark = pytest.mark.ondemand  # the kernel of this set takes minutes to compile
+pytestmark = pytest.mark.slow
 
 
 class Guest:
@@ -138,6 +138,17 @@ def test_power_off_ends_the_guest(guest: Guest) -> None:
     assert boot.status == 0
     assert "supermachine-agent: powering off" in boot.text
     assert "reboot: Restarting system" in boot.text
+
+
+def test_the_set_starts_on_a_machine_of_another_make(x86_64_set: Path, tmp_path: Path) -> None:
+    """A q35, with the firmware, tables and clock of a PC. It has no virtio-mmio, and so the agent is the init."""
+    initramfs = tmp_path / "initramfs"
+    initramfs.write_bytes(switched_boot.make_initramfs(x86_64_set).pack())
+    q35 = qemu.X86_64._replace(machine=("-M", "q35", "-cpu", "max"))
+    command_line = f"{q35.host_command_line} rdinit={switched_boot.AGENT}"
+    with qemu.Machine(x86_64_set / "kernel", initramfs, emulator=q35, cpus=2, command_line=command_line) as machine:
+        machine.wait_for("^supermachine-agent: PID 1 of guest contract 2$", LIMIT)
+        machine.wait_for(f"listening on vsock port {PORT}", LIMIT)
 
 
 def boot(*arguments: object) -> subprocess.CompletedProcess[str]:
