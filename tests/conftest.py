@@ -34,11 +34,15 @@ def pytest_configure(config: pytest.Config) -> None:
     sys.path[:0] = [installed, str(PROJECT)]
 
 
+SHARE_MUCH = {"test_audit", "test_clean_root", "test_index", "test_patches", "test_release"}
+"""Files of tests whose fixtures take long to make."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give each file of tests/guest to one worker: its tests share a guest, and some go through its life in order."""
     for item in items:
-        if item.path.parent.name == "guest":
+        if item.path.parent.name == "guest" or item.path.stem in SHARE_MUCH:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
