@@ -2,27 +2,20 @@
 #define _GNU_SOURCE
 #include "init-oci.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <sys/reboot.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
 #define CONSOLE_WAIT_MS 1000
-#define DEVICE_TREE "/sys/firmware/devicetree/base"
 
 /* An open file of our own that never waits; the other programs' waits. */
 static int console = STDOUT_FILENO;
 static bool within_line; /* the entrypoint's output has not ended its line */
-static bool no_power_off;
 
 /*
  * The kernel opens /dev/console before it starts us only if the initramfs has one. Once more in the image's
@@ -130,64 +123,4 @@ int64_t monotonic_ms(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &time);
 	return (int64_t)time.tv_sec * 1000 + time.tv_nsec / 1000000;
-}
-
-/* ---- the end ---- */
-
-static bool is_psci(const char *node)
-{
-	char path[PATH_MAX], compatible[256];
-	bool found = false;
-	ssize_t size;
-	int fd;
-
-	snprintf(path, sizeof path, DEVICE_TREE "/%s/compatible", node);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return false;
-	size = read(fd, compatible, sizeof compatible - 1);
-	close(fd);
-	if (size < 0)
-		return false;
-	compatible[size] = '\0';
-	for (ssize_t at = 0; at < size; at += (ssize_t)strlen(compatible + at) + 1)
-		found |= !strcmp(compatible + at, "arm,psci-0.2") || !strcmp(compatible + at, "arm,psci-1.0");
-	return found;
-}
-
-/*
- * The kernel does not tell whether it can power off: asked to when it cannot, it halts for good (kernel/reboot.c).
- * What it can do it learns from the device tree; a PSCI of version 0.1 has no such call.
- */
-void learn_to_power_off(void)
-{
-	DIR *folder = opendir(DEVICE_TREE);
-	const struct dirent *entry;
-
-	if (!folder)
-		return;
-	no_power_off = true;
-	while ((entry = readdir(folder)))
-		if (is_psci(entry->d_name))
-			no_power_off = false;
-	closedir(folder);
-}
-
-_Noreturn void restart(void)
-{
-	sync();
-	reboot(RB_AUTOBOOT);
-	_exit(1); /* a kernel panic: the last way not to hang */
-}
-
-_Noreturn void power_off(void)
-{
-	sync();
-	if (no_power_off) {
-		say("init-oci: error: no power off in the device tree; restarting");
-	} else {
-		reboot(RB_POWER_OFF);
-		say("init-oci: error: no power off (%s); restarting", strerror(errno));
-	}
-	restart();
 }

@@ -13,11 +13,13 @@
 
 #define DEVICE_WAIT_MS 2000 /* for a device that is found after PID 1 has started */
 
-/* ---- console.c: lines, and the end of the guest ---- */
+/* ---- console.c: lines; end.c: the end of the guest ---- */
 
 void take_console(void);
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void start_output(void); /* even after a Ctrl-S */
+void pause_for(int ms);
+void kill_the_rest(void);
 void learn_to_power_off(void); /* once /sys is there */
 _Noreturn void power_off(void);
 _Noreturn void restart(void);

@@ -6,16 +6,13 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
-#include <string.h>
 #include <sys/mount.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #define AGENT_PAUSE_MS 1000 /* from one start of the agent to the next, at least */
-#define CHILDREN_WAIT_MS 1000 /* for those that were killed */
 #define LAST_WORDS_MS 200 /* for what the agent still tells its callers */
 #define LAST_SIGNAL 64
 
@@ -32,13 +29,6 @@ static struct {
 	uint32_t state, kind, value, entrypoint; /* as the agent is told */
 } guest = { .socket = -1, .agent = -1, .agent_socket = -1, .agent_due = -1, .beat_due = -1 };
 
-static void pause_for(int ms)
-{
-	const struct timespec pause = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L };
-
-	nanosleep(&pause, NULL);
-}
-
 /* ---- the end ---- */
 
 static int exit_number(void)
@@ -51,23 +41,6 @@ static int exit_number(void)
 	default:
 		return (int)guest.value;
 	}
-}
-
-/* All but PID 1, and everything they wrote is on the console. */
-static void kill_the_rest(void)
-{
-	kill(-1, SIGKILL);
-	for (int waited = 0; waited < CHILDREN_WAIT_MS; waited += 10) {
-		pid_t pid;
-
-		while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
-			;
-		if (pid < 0)
-			break;
-		pause_for(10);
-	}
-	start_output();
-	finish_streams(true);
 }
 
 static _Noreturn void end_guest(void)

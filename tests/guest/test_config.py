@@ -10,7 +10,7 @@ import pytest
 from tests.support import guest, native
 
 CORPUS = guest.SOURCES / "init-oci-conf"
-PARSER = ("config.c", "config_values.c", "capabilities.c")
+PARSER = ("config.c", "config_values.c", "config_lists.c", "capabilities.c")
 GOOD = "lower=/a\narg=b\n"
 
 
