@@ -3,12 +3,10 @@
 #define _GNU_SOURCE
 #include "init-oci.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
+#include <ftw.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/reboot.h>
 #include <sys/wait.h>
@@ -17,6 +15,7 @@
 
 #define CHILDREN_WAIT_MS 1000 /* for those that were killed */
 #define DEVICE_TREE "/sys/firmware/devicetree/base"
+#define TREE_DEPTH 32
 
 static bool no_power_off;
 
@@ -44,15 +43,13 @@ void kill_the_rest(void)
 	finish_streams(true);
 }
 
-static bool is_psci(const char *node)
+static bool is_psci(const char *path)
 {
-	char path[PATH_MAX], compatible[256];
+	char compatible[256];
 	bool found = false;
 	ssize_t size;
-	int fd;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
 
-	snprintf(path, sizeof path, DEVICE_TREE "/%s/compatible", node);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return false;
 	size = read(fd, compatible, sizeof compatible - 1);
@@ -65,22 +62,20 @@ static bool is_psci(const char *node)
 	return found;
 }
 
+/* For nftw(3), which goes on while this returns 0. */
+static int look_for_psci(const char *path, const struct stat *status, int type, struct FTW *place)
+{
+	(void)status;
+	return type == FTW_F && !strcmp(path + place->base, "compatible") && is_psci(path);
+}
+
 /*
  * The kernel does not tell whether it can power off: asked to when it cannot, it halts for good (kernel/reboot.c).
- * What it can do it learns from the device tree; a PSCI of version 0.1 has no such call.
+ * What it can do it learns from the device tree, at whatever depth; a PSCI of version 0.1 has no such call.
  */
 void learn_to_power_off(void)
 {
-	DIR *folder = opendir(DEVICE_TREE);
-	const struct dirent *entry;
-
-	if (!folder)
-		return;
-	no_power_off = true;
-	while ((entry = readdir(folder)))
-		if (is_psci(entry->d_name))
-			no_power_off = false;
-	closedir(folder);
+	no_power_off = !nftw(DEVICE_TREE, look_for_psci, TREE_DEPTH, FTW_PHYS);
 }
 
 _Noreturn void restart(void)
