@@ -72,6 +72,8 @@ static bool parse_line(struct parser *parser, char *line, bool *seen)
 {
 	char *value = strchr(line, '=');
 
+	if (line[strlen(line) - 1] == '\r')
+		return refuse(parser, "the line ends with CR LF, expected LF alone");
 	if (!value)
 		return refuse(parser, "expected key=value, found \"%s\"", line);
 	*value++ = '\0';

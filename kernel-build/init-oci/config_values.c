@@ -96,10 +96,18 @@ bool take_cwd(struct parser *parser, char *value, void *to)
 	return take_text(parser, value, to);
 }
 
+/* Of two values of one variable the later one counts. */
 bool take_env(struct parser *parser, char *value, void *to)
 {
+	const struct strings *env = to;
+
 	if (!strchr(value, '=') || *value == '=')
 		return refuse(parser, "expected env=NAME=VALUE, found \"%s\"", value);
+	for (size_t i = 0; i < env->count; i++)
+		if (!strncmp(env->items[i], value, strchr(value, '=') + 1 - value)) {
+			env->items[i] = value;
+			return true;
+		}
 	return take_string(parser, value, to);
 }
 
@@ -318,6 +326,10 @@ bool take_gateway(struct parser *parser, char *value, void *to)
 	(void)to;
 	if (!internet_address(value, &gateway))
 		return refuse_value(parser, value, "an IPv4 or IPv6 address");
+	for (size_t i = 0; i < config->gateway_count; i++)
+		if (config->gateways[i].family == gateway.family)
+			return refuse(parser, "gateway %s is the second one for IPv%d", value,
+				      gateway.family == AF_INET ? 4 : 6);
 	return add(parser, &config->gateways, &config->gateway_count, &gateway, sizeof gateway);
 }
 

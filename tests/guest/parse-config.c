@@ -20,7 +20,15 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* Every string can be read to its end, and every list ends as it should. */
+static const char *name_of(const char *variable)
+{
+	static char name[CONFIG_LIMIT];
+
+	snprintf(name, sizeof name, "%.*s", (int)strcspn(variable, "="), variable);
+	return name;
+}
+
+/* Every string can be read to its end, every list ends as it should, and no variable is there twice. */
 static void check_contents(const struct config *config)
 {
 	const struct strings *lists[] = { &config->lower, &config->args, &config->env, &config->masks,
@@ -32,6 +40,8 @@ static void check_contents(const struct config *config)
 			sum += strlen(lists[i]->items[j]);
 		MUST(!lists[i]->items || !lists[i]->items[lists[i]->count]);
 	}
+	for (size_t i = 0; i < config->env.count; i++)
+		MUST(config_find_env(config, name_of(config->env.items[i])) == strchr(config->env.items[i], '=') + 1);
 	for (size_t i = 0; i < config->volume_count; i++) {
 		sum += strlen(config->volumes[i].source) + strlen(config->volumes[i].path);
 		MUST(*config->volumes[i].source && *config->volumes[i].path == '/');
