@@ -26,35 +26,47 @@ int open_agent(void)
 	return high;
 }
 
+static bool is_short_of(int error)
+{
+	return error == ENOMEM || error == EAGAIN || error == ENFILE || error == EMFILE;
+}
+
 static _Noreturn void become_agent(int file, pid_t namespace, int socket)
 {
 	char *const argv[] = { "supermachine-agent", NULL };
 	char *const env[] = { "PATH=" DEFAULT_PATH, "HOME=/root", "SUPERMACHINE_INIT=3", NULL };
-	int pidfd = (int)syscall(SYS_pidfd_open, namespace, 0);
+	int pidfd = (int)syscall(SYS_pidfd_open, namespace, 0), error;
+	bool ready, again;
 
 	setsid();
 	unblock_signals();
 	umask(0022);
-	if (pidfd >= 0 && !setns(pidfd, CLONE_NEWPID) && dup2(socket, AGENT_SOCKET) >= 0 &&
-	    !fcntl(AGENT_SOCKET, F_SETFD, 0))
+	ready = pidfd >= 0 && !setns(pidfd, CLONE_NEWPID) && dup2(socket, AGENT_SOCKET) >= 0 &&
+		!fcntl(AGENT_SOCKET, F_SETFD, 0);
+	if (ready)
 		fexecve(file, argv, env);
-	say("init-oci: warning: " AGENT_FILE ": %s; going on without it", strerror(errno));
-	_exit(127);
+	error = errno;
+	again = !ready || is_short_of(error);
+	say("init-oci: warning: " AGENT_FILE ": %s%s", strerror(error), again ? "" : "; going on without it");
+	_exit(again ? 1 : AGENT_NOT_RUN);
 }
 
 pid_t start_agent(int file, pid_t namespace, int *socket)
 {
-	int ends[2];
+	int ends[2], error;
 	pid_t pid;
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
-		fail("cannot start the agent: %s", strerror(errno));
+		return -1;
 	pid = fork();
-	if (pid < 0)
-		fail("cannot start the agent: %s", strerror(errno));
+	error = errno;
 	if (!pid)
 		become_agent(file, namespace, ends[1]);
 	close(ends[1]);
-	*socket = ends[0];
+	if (pid < 0)
+		close(ends[0]);
+	else
+		*socket = ends[0];
+	errno = error;
 	return pid;
 }

@@ -98,6 +98,13 @@ void mount_volumes(const struct config *config)
 }
 
 /* The masks of paths that begin with `below`. */
+static bool is_in(const char *path, const char *folder)
+{
+	size_t length = strlen(folder);
+
+	return !strncmp(path, folder, length) && (!path[length] || path[length] == '/');
+}
+
 void mask_paths(const struct config *config, const char *below)
 {
 	for (size_t i = 0; i < config->masks.count; i++) {
@@ -105,7 +112,7 @@ void mask_paths(const struct config *config, const char *below)
 		struct stat status;
 		int failed;
 
-		if (strncmp(path, below, strlen(below)) || stat(path, &status))
+		if (!is_in(path, below) || stat(path, &status))
 			continue;
 		if (S_ISDIR(status.st_mode))
 			failed = mount("tmpfs", path, "tmpfs", MS_RDONLY, "mode=0755,nr_inodes=1");

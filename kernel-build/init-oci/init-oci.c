@@ -153,7 +153,7 @@ int main(void)
 			close(launch.streams[i]);
 	make_settings(&config);
 	configure_network(&config);
-	mask_paths(&config, "/");
+	mask_paths(&config, "");
 	if (agent_file < 0)
 		say("init-oci: no /supermachine-agent, so no agent");
 	supervise(&launch, agent_file, namespace, socket);

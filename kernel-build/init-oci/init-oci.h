@@ -68,7 +68,7 @@ void make_root(const struct config *config);
 void enter_root(void);
 void mount_devices(const struct config *config);
 void mount_volumes(const struct config *config);
-void mask_paths(const struct config *config, const char *below);
+void mask_paths(const struct config *config, const char *below); /* a folder's path; "": all */
 void write_names(const struct config *config);
 void make_settings(const struct config *config);
 void configure_network(const struct config *config);
@@ -128,8 +128,10 @@ enum { AGENT_STATUS = 1, AGENT_GO = 2, AGENT_SIGNAL = 3, AGENT_POWER_OFF = 4 };
 enum { STATE_STARTING, STATE_HELD, STATE_RUNNING, STATE_ENDED };
 enum { END_STATUS, END_SIGNAL, END_NOT_RUN };
 
+#define AGENT_NOT_RUN 127 /* its exit status if its file cannot be run, now or later */
+
 int open_agent(void); /* -1: there is none */
-pid_t start_agent(int file, pid_t namespace, int *socket);
+pid_t start_agent(int file, pid_t namespace, int *socket); /* -1: not now, by errno */
 
 /* ---- supervise.c: PID 1 from the entrypoint on ---- */
 

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/mount.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -66,8 +67,10 @@ static _Noreturn void end_for_image(bool again)
 static void start_agent_now(void)
 {
 	guest.agent = start_agent(guest.agent_file, guest.namespace, &guest.agent_socket);
+	if (guest.agent < 0)
+		say("init-oci: warning: cannot start the agent: %s; trying again", strerror(errno));
 	guest.agent_started = monotonic_ms();
-	guest.agent_due = -1;
+	guest.agent_due = guest.agent < 0 ? guest.agent_started + AGENT_PAUSE_MS : -1;
 }
 
 static void close_agent_socket(void)
@@ -84,8 +87,10 @@ static void agent_has_ended(int status)
 
 	guest.agent = -1;
 	close_agent_socket();
-	if (number == 127)
-		return; /* it could not be run, and has said so */
+	if (number == AGENT_NOT_RUN && guest.state == STATE_HELD)
+		fail("hold=exec: /supermachine-agent, which could be told to go on, cannot be run");
+	if (number == AGENT_NOT_RUN)
+		return; /* it has said so */
 	say("init-oci: warning: the agent ended with status %d; starting it again", number);
 	guest.agent_due = guest.agent_started + AGENT_PAUSE_MS;
 }
@@ -150,11 +155,13 @@ static void entrypoint_has_ended(int status)
 static bool take_message(void)
 {
 	struct message message;
+	ssize_t got;
 
 	if (guest.socket < 0)
 		return false;
-	if (recv(guest.socket, &message, sizeof message, MSG_DONTWAIT) != sizeof message) {
-		if (errno != EAGAIN) {
+	got = recv(guest.socket, &message, sizeof message, MSG_DONTWAIT);
+	if (got != sizeof message) {
+		if (got >= 0 || errno != EAGAIN) {
 			close(guest.socket);
 			guest.socket = -1;
 		}
@@ -179,7 +186,7 @@ static void make_namespace_again(void)
 	guest.namespace = start_namespace(NULL, &guest.socket);
 	mask_paths(guest.launch->config, "/proc");
 	if (guest.agent < 0)
-		return;
+		return; /* if it is due, it starts in the new one */
 	pause_for(LAST_WORDS_MS);
 	kill(guest.agent, SIGKILL);
 	waitpid(guest.agent, NULL, 0);

@@ -18,7 +18,8 @@ MODULE = "/supermachine-smpark.ko"
 
 
 def test_the_entrypoint_finds_its_arguments_its_mounts_and_a_reaper(built_set: Path, tmp_path: Path) -> None:
-    words = {"cwd": "/made/for/it", "hostname": "micro", "env": ["GREETING=hello = world", "TWO_LINES=a\nb"]}
+    variables = ["PATH=/nowhere", "GREETING=nothing", "GREETING=hello = world", f"PATH={DEFAULT_PATH}"]
+    words = {"cwd": "/made/for/it", "hostname": "micro", "env": [*variables, "TWO_LINES=a\nb"]}
     config = "# a comment\n\n" + configuration("entrypoint.sh", "two words", "back\\slash", **words)
     seen = boot(built_set, tmp_path, config, scripted(built_set, "entrypoint.sh"))
     assert_ended_well(seen)
@@ -191,6 +192,15 @@ def test_what_goes_wrong_is_one_line_and_a_power_off(
     assert not said(seen, "init-oci: exit status ")
 
 
+def test_a_guest_that_nobody_could_tell_to_go_on_ends(built_set: Path, tmp_path: Path) -> None:
+    no_program = {"supermachine-agent": b"no program"}
+    seen = boot(built_set, tmp_path, configuration("sh", hold="exec"), Container(), instead=no_program)
+    assert_ended_well(seen)
+    assert said(seen, "init-oci: warning: ") == ["/supermachine-agent: Exec format error; going on without it"]
+    (error,) = said(seen, "init-oci: error: ")
+    assert error.startswith("hold=exec: /supermachine-agent, which could be told to go on, cannot be run")
+
+
 @pytest.mark.parametrize(
     ("program", "reason", "status", "pid1"),
     [
@@ -233,7 +243,9 @@ def test_the_agent_outlives_the_image_and_tells_init_oci_to_go_on(built_set: Pat
     seen = boot(built_set, tmp_path, config, container, instead={"supermachine-agent": program})
     assert_ended_well(seen)
     assert said(seen, "agent: ") == ["in the namespace of init-oci"] * 2
-    assert said(seen, "init-oci: warning: ") == ["the agent ended with status 3; starting it again"]
+    ended, *tries = said(seen, "init-oci: warning: ")
+    assert ended == "the agent ended with status 3; starting it again"
+    assert set(tries) == {"cannot start the agent: Resource temporarily unavailable; trying again"}
     (go,) = said(seen, "go: ")
     pid = go.rpartition(" ")[2]
     answers = {
@@ -272,15 +284,18 @@ def test_commands_have_a_namespace_after_an_entrypoint_that_was_pid_1(built_set:
         "agent.sh",
         'sleep 0.1; echo "agent: $(init-request 1 0), PID 1 is $(cat /proc/1/comm)"\n'
         'if init-request 1 0 | grep -q "^0 1 "; then init-request 2 0; sleep 60; fi\n'
-        'echo "masked: $(wc -c < /proc/config.gz)"; reboot -f\n',
+        'echo "masked: $(wc -c < /proc/config.gz) $(grep -c " /processes " /proc/mounts)"; reboot -f\n',
     )
+    container.file("processes", "its name begins as that of /proc does")
     script = 'echo "pid: $$"; until [ -e /stop ]; do touch /stop; sleep 0.1; done; exit 9'
-    config = configuration("sh", "-c", script, hold="exec", on_exit="idle", pid1="yes", mask="/proc/config.gz")
+    config = configuration(
+        "sh", "-c", script, hold="exec", on_exit="idle", pid1="yes", mask=["/proc/config.gz", "/processes"]
+    )
     seen = boot(built_set, tmp_path, config, container, instead={"supermachine-agent": program})
     assert seen.status == 0
     assert said(seen, "pid: ") == ["1"]
     assert said(seen, "agent: ") == ["0 1 0 0 0, PID 1 is init-oci", "0 3 0 9 0, PID 1 is init-oci"]
-    assert said(seen, "masked: ") == ["0"]
+    assert said(seen, "masked: ") == ["0 1"], "each is masked once"
     order = ["exit status 9", "idle", "the image restarts"]
     assert [line for line in said(seen, "init-oci: ") if line in order] == order
     assert "reboot: Restarting system" in seen.text
