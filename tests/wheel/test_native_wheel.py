@@ -155,18 +155,15 @@ def test_an_index_and_a_reader_of_bills_of_materials_find_nothing_wrong_with_it(
     assert components["busybox"]["pedigree"]["ancestors"][0]["purl"].startswith("pkg:deb/debian/busybox@")
 
 
-ORDINARY = ("run_time", "vmm_view", "zipapp", "pyinstaller")
-"""tests/wheel/test_frozen.py runs every freezer with the other set; here those for which the set makes a difference."""
+ORDINARY = ("build_time", "run_time", "vmm_view", "read_only_store", "zipapp", "pyinstaller", "shiv")
+"""Those that take seconds; tests/wheel/test_frozen.py runs every freezer with the other set."""
 
 
 @pytest.mark.parametrize(
     "example",
     [
         *ORDINARY,
-        *(
-            pytest.param(name, marks=pytest.mark.ondemand)
-            for name in ("build_time", "read_only_store", "pex", "shiv", "cx_freeze", "nuitka")
-        ),
+        *(pytest.param(name, marks=pytest.mark.ondemand) for name in ("pex", "cx_freeze", "nuitka")),
     ],
 )
 def test_an_example_runs_with_a_pip_that_is_told_no_platform(
@@ -251,4 +248,22 @@ def test_without_a_name_the_wheel_of_this_machine_is_built(
     done = subprocess.run(command, env=inside, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (built,) = (tmp_path / "out").iterdir()
+    assert (built.name, built.read_bytes()) == (native_wheel.name, native_wheel.read_bytes())
+
+
+def test_this_machine_builds_it_from_an_sdist(
+    sdist: Path, native_wheel: Path, x86_64_set: Path, tmp_path: Path
+) -> None:
+    """No SUPERMACHINE_CROSS_BUILD is asked for, as for the other set, and the wheel is the same bytes."""
+    inside = {name: value for name, value in os.environ.items() if name not in ("SUPERMACHINE_SET", "PYTHONPATH")}
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
+    done = subprocess.run(
+        [*command, "--wheel-dir", str(tmp_path), str(sdist)],
+        env={**inside, "SUPERMACHINE_ASSETS_DIR": str(x86_64_set)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (built,) = tmp_path.glob("*.whl")
     assert (built.name, built.read_bytes()) == (native_wheel.name, native_wheel.read_bytes())
