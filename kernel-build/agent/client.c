@@ -304,7 +304,7 @@ static void run(struct call *call)
 		take_frames(call);
 		if (files[1].revents && !call->done && may_read(call))
 			read_input(call);
-		if (files[2].revents && !call->done)
+		if (files[2].revents && !call->done && room(call))
 			read_frames(call);
 		write_output(call, &call->outputs[0]);
 		write_output(call, &call->outputs[1]);

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
+import socket
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +16,14 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support.native_agent import SOURCES, NativeAgent, compile_native, running, sources
+from scripts.guest.agent_frames import Kind, command, frame, hello
+from tests.support.native_agent import SOURCES, NativeAgent, compile_native, running, sources, wait_until
 
 pytestmark = pytest.mark.slow
 
 BIG = 3_000_000
+NEARLY_FULL = 8 + 65536 + 4096 - 264 - 128
+"""Bytes that wait in the client, when it has room for 128 more and for the 264 that it keeps for frames of its own."""
 
 
 class Client(NamedTuple):
@@ -56,6 +64,43 @@ def test_slow_reader_of_the_client_loses_nothing(client: Client) -> None:
         assert slow.stdout is not None
         assert slow.stdout.read() == bytes(BIG) + b"end\n"
     assert slow.returncode == 0
+
+
+def test_frames_and_many_pings_at_once_fit_into_the_clients_memory(client: Client, tmp_path: Path) -> None:
+    """Its agent reads nothing until there is room for a PONG to each of 33 PING, or for frames, but not for both."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        words = [str(client.program), str(tmp_path / "socket"), "frames", "true"]
+        caller = subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        agent, _ = listener.accept()
+    with caller, agent:
+        assert caller.stdin is not None
+        pipe = caller.stdin.fileno()
+        agent.sendall(hello())
+        put = len(hello() + frame(Kind.EXEC, command("true")) + frame(Kind.STDIN_END))
+        wait_until(lambda: unread(agent) == put)
+        while missing := NEARLY_FULL - (put - unread(agent)):
+            put += os.write(pipe, bytes(min(missing, 4096)))
+            wait_until(lambda: not unread(pipe))
+            time.sleep(0.01)  # for the client to send what it has read
+        caller.send_signal(signal.SIGSTOP)
+        os.waitpid(caller.pid, os.WUNTRACED)
+        os.write(pipe, bytes(256))
+        agent.sendall(frame(Kind.PING) * 33)
+        caller.send_signal(signal.SIGCONT)
+        wait_until(lambda: not unread(agent, termios.TIOCOUTQ))
+        agent.sendall(frame(Kind.EXIT, bytes(40)))
+        agent.shutdown(socket.SHUT_WR)
+        while agent.recv(65536):
+            pass
+        assert caller.communicate()[1] == b"outcome 0 0\n"
+    assert caller.returncode == 0
+
+
+def unread(file: socket.socket | int, what: int = termios.FIONREAD) -> int:
+    """How many bytes lie unread in a socket or pipe; by TIOCOUTQ, the memory of those its other end has not read."""
+    return int(struct.unpack("i", fcntl.ioctl(file, what, bytes(4)))[0])
 
 
 def test_reader_that_has_gone_does_not_stop_the_command(client: Client, tmp_path: Path) -> None:

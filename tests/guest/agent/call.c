@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Calls the agent on a Unix socket by the client that hosts copy:
- * call SOCKET exec [ARG]... | read PATH | write PATH | status | park. Standard files are those of the call.
+ * Calls the agent on a Unix socket by the client that hosts copy: call SOCKET exec [ARG]... | frames [ARG]... |
+ * read PATH | write PATH | status | park. Standard files are those of the call; frames is exec whose input is frames.
  */
 #include "client.h"
 
@@ -32,7 +32,9 @@ int main(int argc, char **argv)
 	snprintf(address.sun_path, sizeof address.sun_path, "%s", argv[1]);
 	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address))
 		return 2;
-	if (!strcmp(argv[2], "exec")) {
+	if (!strcmp(argv[2], "exec") || !strcmp(argv[2], "frames")) {
+		if (*argv[2] == 'f')
+			files.in = -1, files.frames = 0;
 		kind = FRAME_EXEC;
 		for (int i = 3; i < argc; i++)
 			agent_string(&request, FIELD_ARG, argv[i]);
