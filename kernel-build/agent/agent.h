@@ -122,6 +122,9 @@ int renew(struct control *control, const char **what); /* what is in `later` */
 int restore(struct control *control, int fd, const struct request *request, uint64_t *uncertainty_ns,
 	    const char **what);
 
+/* clock.c: asks the caller for the host's time; 0 or an errno. `offset_ns`: what CLOCK_MONOTONIC lacks */
+int ask_clock(int fd, uint64_t *offset_ns, uint64_t *uncertainty_ns);
+
 /* init.c: init-oci, over the socket it started the agent with */
 enum { INIT_STATUS = 1, INIT_GO, INIT_SIGNAL, INIT_POWER_OFF };
 void init_announce(const char *number);

@@ -6,31 +6,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/random.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
 #define MACHINE_ID "/etc/machine-id"
-#define CLOCK_MS 30000 /* for all questions together */
-#define QUESTIONS 64
-#define GOOD_NS 2000000 /* an answer within this ends the questions, */
-#define FIRST_QUESTIONS 16 /* and after so many one within this: */
-#define FAIR_NS 15000000
 #define SECOND_NS 1000000000ULL
-
-static uint64_t monotonic_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * SECOND_NS + now.tv_nsec;
-}
 
 /* New bytes from the host, and a new key for the kernel's generator at once, on every CPU. */
 static int reseed(const struct request *request)
@@ -56,61 +41,16 @@ static int reseed(const struct request *request)
 	return error;
 }
 
-/* The host's answer to one question; 0 or an errno. */
-static int ask_clock(int fd, uint32_t question, uint64_t end_ns, uint64_t *host_ns)
-{
-	uint8_t ask[FRAME_HEADER + 4], answer[FRAME_HEADER + 12];
-	size_t size = 0;
-
-	put_u32(ask, 4);
-	put_u32(ask + 4, FRAME_CLOCK_ASK);
-	put_u32(ask + 8, question);
-	if (send(fd, ask, sizeof ask, MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof ask)
-		return errno;
-	while (size < sizeof answer) {
-		struct pollfd file = { fd, POLLIN, 0 };
-		uint64_t now = monotonic_ns();
-		ssize_t got;
-
-		if (now >= end_ns || poll(&file, 1, (end_ns - now) / 1000000 + 1) <= 0)
-			return ETIMEDOUT;
-		got = recv(fd, answer + size, sizeof answer - size, MSG_DONTWAIT);
-		if (got == 0)
-			return ECONNRESET;
-		if (got < 0 && errno != EAGAIN && errno != EINTR)
-			return errno;
-		size += got > 0 ? got : 0;
-	}
-	if (get_u32(answer) != 12 || get_u32(answer + 4) != FRAME_CLOCK || get_u32(answer + 8) != question)
-		return EPROTO;
-	*host_ns = get_u64(answer + 12);
-	return 0;
-}
-
-/* The answer that came soonest is the best: the host's clock was read at some time on its way. */
 static int set_clock(int fd, uint64_t *uncertainty_ns)
 {
-	uint64_t end = monotonic_ns() + CLOCK_MS * 1000000ULL, best = UINT64_MAX, offset = 0, host = 0, now;
+	uint64_t offset, now;
 	struct timespec time;
+	int error = ask_clock(fd, &offset, uncertainty_ns);
 
-	for (uint32_t question = 0; question < QUESTIONS; question++) {
-		uint64_t before = monotonic_ns(), after;
-		int error = ask_clock(fd, question, end, &host);
-
-		after = monotonic_ns();
-		if (error == ETIMEDOUT && best != UINT64_MAX)
-			break;
-		if (error)
-			return error;
-		if (after - before < best) {
-			best = after - before;
-			offset = host + best / 2 - after;
-		}
-		if (best <= (question < FIRST_QUESTIONS ? GOOD_NS : FAIR_NS))
-			break;
-	}
-	*uncertainty_ns = best / 2;
-	now = monotonic_ns() + offset;
+	if (error)
+		return error;
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	now = time.tv_sec * SECOND_NS + time.tv_nsec + offset;
 	time.tv_sec = now / SECOND_NS;
 	time.tv_nsec = now % SECOND_NS;
 	return clock_settime(CLOCK_REALTIME, &time) ? errno : 0;

@@ -23,9 +23,15 @@ void power_off(struct control *control)
 
 int restore(struct control *control, int fd, const struct request *request, uint64_t *uncertainty_ns, const char **what)
 {
-	(void)request;
-	(void)uncertainty_ns;
+	uint64_t offset;
+	int error = 0;
+
 	control->drop_callers(fd);
+	*what = "CLOCK";
+	if (request->ask_clock)
+		error = ask_clock(fd, &offset, uncertainty_ns);
+	if (error)
+		return error;
 	*what = "RESTORED on the testing machine";
 	return ENOTSUP;
 }
