@@ -14,8 +14,8 @@
 #define SILENCE_MS 30000 /* a caller that does not come to its request is gone */
 #endif
 #ifndef PING_MS
-#define PING_MS 15000 /* after so long a silence the caller is asked whether it is there, */
-#define GONE_MS 60000 /* and after so long it is gone */
+#define PING_MS 15000 /* after so long a silence the caller is asked whether it is there, and again, */
+#define PINGS 3 /* and when it has let so many questions pass it is gone */
 #endif
 #define CONTROL_ROOM 256 /* bytes of a channel's room, kept for frames that are no stream's */
 #ifndef GOODBYE_MS
@@ -26,9 +26,11 @@
 struct channel {
 	int fd;
 	struct hello caller;
-	bool ended; /* the caller closed its side, or does not keep to the protocol */
+	bool ended; /* the caller closed its side, or nothing more is to be sent to it */
+	bool broken; /* what came is no frame */
 	bool pong_due;
-	long heard_ms, asked_ms; /* when something came last, and when PING went */
+	int pings; /* how many it has not answered */
+	long since_ms; /* when something came last, or the last of these PINGs went */
 	size_t in_size, out_size, out_sent;
 	uint8_t in[FRAME_HEADER + DATA_LIMIT];
 	uint8_t out[2 * (FRAME_HEADER + DATA_LIMIT) + 4096];
@@ -43,7 +45,7 @@ bool channel_idle(const struct channel *channel); /* nothing is left to send */
 uint8_t *channel_space(struct channel *channel);
 void channel_put(struct channel *channel, uint32_t kind, const void *data, size_t size);
 void channel_put_credit(struct channel *channel, uint32_t stream, uint32_t bytes);
-void channel_put_error(struct channel *channel, int error, const char *text);
+void channel_put_error(struct channel *channel, int error, const char *text); /* always fits, once */
 void channel_send(struct channel *channel); /* as much as goes now */
 int channel_check_alive(struct channel *channel); /* milliseconds until it must be called again; sends PING */
 void channel_goodbye(struct channel *channel); /* sends what is left and waits for the caller to close */
@@ -54,6 +56,7 @@ void send_error(int fd, int error, const char *text);
 /* util.c */
 long now_ms(void);
 uint64_t now_us(void);
+void reap_all(long limit_ms); /* waits for all children, but no longer */
 void close_end(int *fd); /* closes it, if it is open, and makes it -1 */
 /* Writes `content` beside `path` and renames it; 0 or an errno. */
 int put_file(const struct put_file *file);
@@ -106,6 +109,7 @@ struct control {
 	int init_fd; /* to init-oci, -1: none */
 	int park_fd; /* open while parked */
 	bool parked;
+	bool ending; /* POWER_OFF was answered with DONE: PARK would keep init-oci from it */
 	struct agent_state at_park; /* the workload's: init-oci may be on a parked CPU */
 	struct renewal later; /* what RESTORED asked for and UNPARK does */
 	uint32_t served, waiting;

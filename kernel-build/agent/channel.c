@@ -11,6 +11,7 @@
 
 #define PACKET_LIMIT (28 << 10) /* bytes; there are hosts that lose what a vsock packet has in a second descriptor */
 #define ERROR_LIMIT 512 /* bytes of payload in FRAME_ERROR, and in a frame of send_frame() */
+#define LAST_ROOM (FRAME_HEADER + ERROR_LIMIT) /* bytes kept for the last frame, ERROR or DONE */
 
 static bool would_block(void)
 {
@@ -29,8 +30,8 @@ void channel_receive(struct channel *channel)
 		return;
 	}
 	channel->in_size += got;
-	channel->heard_ms = now_ms();
-	channel->asked_ms = 0;
+	channel->since_ms = now_ms();
+	channel->pings = 0;
 }
 
 bool channel_next(struct channel *channel, struct frame *frame)
@@ -38,8 +39,7 @@ bool channel_next(struct channel *channel, struct frame *frame)
 	for (;;) {
 		enum parsed parsed = frame_parse(channel->in, channel->in_size, DATA_LIMIT, frame);
 
-		if (parsed == PARSED_WRONGLY)
-			channel->ended = true;
+		channel->broken = parsed == PARSED_WRONGLY;
 		if (parsed != PARSED || channel->ended)
 			return false;
 		if (frame->kind == FRAME_PING)
@@ -60,9 +60,9 @@ void channel_drop(struct channel *channel, const struct frame *frame)
 
 size_t channel_room(const struct channel *channel)
 {
-	size_t left = sizeof channel->out - channel->out_size;
+	size_t used = channel->out_size + FRAME_HEADER + LAST_ROOM;
 
-	return left > FRAME_HEADER ? left - FRAME_HEADER : 0;
+	return used < sizeof channel->out ? sizeof channel->out - used : 0;
 }
 
 bool channel_idle(const struct channel *channel)
@@ -96,11 +96,43 @@ void channel_put_credit(struct channel *channel, uint32_t stream, uint32_t bytes
 	channel_put(channel, FRAME_CREDIT, payload, sizeof payload);
 }
 
-/* The payload of FRAME_ERROR: u32 errno and a line without an end. */
+/* How many bytes a character of UTF-8 at `text` has; 0: there is none, or one that a line does not have. */
+static int character(const char *text)
+{
+	const unsigned char *byte = (const unsigned char *)text;
+	int size = *byte < 0x80 ? 1 : *byte >= 0xf0 ? 4 : *byte >= 0xe0 ? 3 : 2;
+	uint32_t code = size == 1 ? *byte : *byte & (0x7f >> size);
+	const uint32_t least[] = { 0, 0x20, 0xa0, 0x800,
+				   0x10000 }; /* shorter forms exist, or it is a control character */
+
+	for (int i = 1; i < size; i++) {
+		if ((byte[i] & 0xc0) != 0x80)
+			return 0;
+		code = code << 6 | (byte[i] & 0x3f);
+	}
+	if ((*byte >= 0x80 && *byte < 0xc0) || *byte >= 0xf8 || code < least[size] || code == 0x7f ||
+	    (code >= 0xd800 && code < 0xe000) || code > 0x10ffff)
+		return 0;
+	return code == 0x2028 || code == 0x2029 ? 0 : size; /* Unicode's own ends of lines */
+}
+
+static void make_line(char *text)
+{
+	while (*text) {
+		int size = character(text);
+
+		if (!size)
+			*text = '?';
+		text += size ? size : 1;
+	}
+}
+
+/* The payload of FRAME_ERROR: u32 errno and a line of UTF-8 without an end; a path can have any bytes. */
 static size_t error_payload(uint8_t payload[ERROR_LIMIT], int error, const char *text)
 {
 	put_u32(payload, error);
 	snprintf((char *)payload + 4, ERROR_LIMIT - 4, "%s", text);
+	make_line((char *)payload + 4);
 	return 4 + strlen((char *)payload + 4);
 }
 
@@ -156,22 +188,28 @@ void channel_send(struct channel *channel)
 
 int channel_check_alive(struct channel *channel)
 {
-	long silent = now_ms() - channel->heard_ms;
+	long silent = now_ms() - channel->since_ms;
 
 	if (!(channel->caller.capabilities & CAN_PING))
 		return -1;
-	if (silent >= GONE_MS) {
+	if (silent < PING_MS)
+		return PING_MS - silent;
+	/*
+	 * Silence alone says little: a guest that did not run for minutes heard nobody. So each question
+	 * has its time, and what came meanwhile is looked at before the caller is taken for gone.
+	 */
+	channel_receive(channel);
+	if (now_ms() - channel->since_ms < PING_MS)
+		return 0;
+	if (channel->pings == PINGS) {
 		channel->ended = true;
 		return 0;
 	}
-	if (silent < PING_MS)
-		return PING_MS - silent;
-	if (!channel->asked_ms && channel_room(channel)) {
+	if (channel_room(channel))
 		channel_put(channel, FRAME_PING, NULL, 0);
-		channel->asked_ms = now_ms();
-		return 0; /* it waits to be sent */
-	}
-	return GONE_MS - silent;
+	channel->pings++;
+	channel->since_ms = now_ms();
+	return 0; /* it waits to be sent */
 }
 
 /* The caller says when it has read the end: a close before that could overtake it. */

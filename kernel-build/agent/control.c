@@ -54,6 +54,8 @@ static int park(struct control *control)
 {
 	int fd;
 
+	if (control->ending)
+		return ESHUTDOWN;
 	if (control->parked)
 		return EBUSY;
 	fd = open(DEVICE, O_RDWR | O_CLOEXEC);
@@ -129,11 +131,13 @@ static int power_off_possible(struct control *control)
 {
 	struct agent_state state;
 	const char *what;
+	int error;
 
 	if (control->parked)
 		unpark(control, &what);
-
-	return control->init_fd < 0 ? 0 : init_ask(control->init_fd, INIT_STATUS, 0, &state);
+	error = control->init_fd < 0 ? 0 : init_ask(control->init_fd, INIT_STATUS, 0, &state);
+	control->ending = !error;
+	return error;
 }
 
 bool control_answer(struct control *control, int fd, const struct frame *frame)

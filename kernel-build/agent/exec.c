@@ -300,6 +300,7 @@ static void run_commands(struct run *run)
 				channel->ended = true;
 			channel_drop(channel, &frame);
 		}
+		channel->ended |= channel->broken;
 		pass_input(run);
 		if (run->credit_due >= DATA_LIMIT && !run->finished && channel_room(channel) > CONTROL_ROOM / 2) {
 			channel_put_credit(channel, FRAME_STDIN, run->credit_due);

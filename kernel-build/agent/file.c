@@ -79,13 +79,15 @@ static bool take_credit(struct channel *channel, uint64_t *credit)
 		*credit += get_u32(frame.data + 4);
 		channel_drop(channel, &frame);
 	}
-	return true;
+	return !channel->broken;
 }
 
 void serve_read(struct channel *channel, const struct request *request)
 {
 	uint64_t credit = channel->caller.window, sent = 0;
 	int signals = worker_signals();
+	int error = 0;
+	bool wrong = false;
 	struct stat status;
 	ssize_t got = 1;
 	int fd = open_to_read(request->path, &status);
@@ -95,7 +97,7 @@ void serve_read(struct channel *channel, const struct request *request)
 		return;
 	}
 	put_file_frame(channel, &status);
-	while (got > 0 && !channel->ended && !worker_stopped) {
+	while (got > 0 && !wrong && !channel->ended && !worker_stopped) {
 		uint8_t *data = channel_space(channel);
 		size_t room = channel_room(channel);
 
@@ -106,7 +108,8 @@ void serve_read(struct channel *channel, const struct request *request)
 			room = credit;
 		if (room) {
 			got = read(fd, data, room);
-			if (got < 0 && errno == EINTR)
+			error = errno;
+			if (got < 0 && error == EINTR)
 				got = 1;
 			else if (got > 0)
 				channel_put(channel, FRAME_DATA, data, got);
@@ -118,18 +121,18 @@ void serve_read(struct channel *channel, const struct request *request)
 			move(channel, signals);
 		else
 			channel_receive(channel);
-		if (!take_credit(channel, &credit))
-			channel->ended = true;
+		wrong = !take_credit(channel, &credit);
 	}
-	if (got < 0)
-		put_failure(channel, errno, request->path);
+	if (wrong)
+		channel_put_error(channel, EPROTO, "expected CREDIT for DATA");
+	else if (got < 0)
+		put_failure(channel, error, request->path);
 	else if (!got)
 		put_done(channel, sent);
 	close(fd);
-	while (!channel_idle(channel) && !channel->ended && !worker_stopped) {
+	while (!channel_idle(channel) && !wrong && !channel->ended && !worker_stopped) {
 		move(channel, signals);
-		if (!take_credit(channel, &credit))
-			channel->ended = true;
+		wrong = !take_credit(channel, &credit);
 	}
 }
 
@@ -152,7 +155,7 @@ static int take_data(struct channel *channel, int fd, uint64_t *size, uint64_t *
 		*size += length;
 		*due += length;
 	}
-	return TAKEN;
+	return channel->broken ? TAKEN_WRONGLY : TAKEN;
 }
 
 void serve_write(struct channel *channel, const struct request *request)
@@ -183,7 +186,7 @@ void serve_write(struct channel *channel, const struct request *request)
 		unlink(temporary);
 	}
 	if (taken == TAKEN_WRONGLY)
-		channel->ended = true;
+		channel_put_error(channel, EPROTO, "expected DATA, of which so much was granted, or DATA_END");
 	else if (error)
 		put_failure(channel, error, request->path);
 }

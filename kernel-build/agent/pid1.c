@@ -27,6 +27,7 @@
 
 #define CONTRACT 2
 #define AGAIN_MS 1000 /* between two starts of the agent */
+#define END_MS 1000 /* for processes that were killed; one that waits for a device may not end at all */
 #define ANSWER_US 200000 /* for a POWER_OFF's answer to reach the caller */
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #define CHILDREN 4096
@@ -138,8 +139,7 @@ static void make_read_only(void)
 static _Noreturn void end_guest(void)
 {
 	kill(-1, SIGKILL);
-	while (waitpid(-1, NULL, 0) > 0)
-		;
+	reap_all(END_MS);
 	sync();
 	make_read_only();
 	fprintf(stderr, "supermachine-agent: powering off\n");

@@ -17,7 +17,7 @@
 
 static bool fail(char *error, size_t room, int number, const char *what, const char *name)
 {
-	snprintf(error, room, "%s%s%s: %s", what, *name ? " " : "", name, strerror(number));
+	snprintf(error, room, "%s%s%.400s: %s", what, *name ? " " : "", name, strerror(number));
 	errno = number;
 	return false;
 }
@@ -159,7 +159,6 @@ static bool make_pipes(struct job *job)
 bool job_prepare(struct job *job, const struct request *request, char *error, size_t room)
 {
 	const char *home = "/";
-	char name[256];
 
 	*job = (struct job){ .in = -1, .out = -1, .err = -1, .child_in = -1, .child_out = -1, .child_err = -1 };
 	job->with_user = request->user || request->group_count;
@@ -170,9 +169,8 @@ bool job_prepare(struct job *job, const struct request *request, char *error, si
 	for (uint32_t i = 0; i < request->file_count; i++) {
 		int number = put_file(&request->files[i]);
 
-		snprintf(name, sizeof name, "%s", request->files[i].path);
 		if (number)
-			return fail(error, room, number, "file", name);
+			return fail(error, room, number, "file", request->files[i].path);
 	}
 	if (request->tty ? !terminal_make(job, request) : !make_pipes(job))
 		return fail(error, room, errno, request->tty ? "terminal" : "pipes", "");

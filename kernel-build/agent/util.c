@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Time, and files that are whole or not there. */
+/* Time, the end of children, and files that are whole or not there. */
 #define _GNU_SOURCE
 #include "agent.h"
 
@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -30,6 +31,16 @@ void close_end(int *fd)
 	if (*fd >= 0)
 		close(*fd);
 	*fd = -1;
+}
+
+void reap_all(long limit_ms)
+{
+	long end = now_ms() + limit_ms;
+	pid_t pid;
+
+	while ((pid = waitpid(-1, NULL, WNOHANG)) >= 0 && now_ms() < end)
+		if (!pid)
+			usleep(10000);
 }
 
 int write_all(int fd, const uint8_t *data, size_t size)

@@ -40,7 +40,7 @@ bool worker_take_signals(int signals)
 	return child;
 }
 
-/* There is nothing left to clean up, and RESTORED need not wait for the caller. */
+/* While there is nothing to clean up, RESTORED need not wait for the caller. */
 static void end_by_signal(void)
 {
 	sigset_t set;
@@ -101,12 +101,13 @@ void serve_caller(int fd)
 	if (!channel)
 		return;
 	channel->fd = fd;
+	end_by_signal(); /* until serve_...() takes its signals */
 	bytes = receive_request(channel, &frame);
 	if (!bytes) {
 		free(channel);
 		return;
 	}
-	channel->heard_ms = now_ms();
+	channel->since_ms = now_ms();
 	wrong = request_parse(&frame, &request);
 	if (wrong)
 		channel_put_error(channel, EINVAL, wrong);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +42,21 @@ def test_caller_that_vanished_without_a_word_is_noticed(agent: NativeAgent, tmp_
     call.close()
 
 
-def test_caller_that_answers_ping_may_be_silent(agent: NativeAgent) -> None:
-    with agent.call(Kind.EXEC, command("sleep", "8")) as call:
-        assert finish(call).status == (0, 0)
+def test_caller_that_answers_ping_may_be_silent_also_when_the_agent_did_not_run(agent: NativeAgent) -> None:
+    """The agent's process of one of the callers is stopped for longer than a caller may be silent."""
+    with agent.call(Kind.EXEC, command("sleep", "10")) as stopped:
+        stopped.hear_hello()
+        wait_until(lambda: len(agent.children()) == 1)
+        (worker,) = agent.children()
+        wait_until(lambda: has_children(worker))
+        os.kill(worker, signal.SIGSTOP)
+        with agent.call(Kind.EXEC, command("sleep", "7")) as silent:
+            assert finish(silent).status == (0, 0)
+        os.kill(worker, signal.SIGCONT)
+        time.sleep(1)  # nothing comes from this caller before it is looked for
+        assert finish(stopped).status == (0, 0)
+
+
+def has_children(pid: int) -> bool:
+    """Whether the process has started another."""
+    return bool(Path(f"/proc/{pid}/task/{pid}/children").read_text())
