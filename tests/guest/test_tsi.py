@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from scripts.guest import qemu
+from scripts.guest.agent import Agent
 from scripts.guest.behaviour import LIBKRUN, STANDARD, Behaviour
 from scripts.guest.device import Device
 from scripts.guest.tsi import Host
@@ -58,19 +59,21 @@ def run_cases(
     device = Device(behaviour)
     host = Host(device.link)
     with Servers(lambda port: host.wait_for_listener(port, 20)) as servers, device:
-        config = configuration(*before, "cases", *servers.arguments)
+        config = configuration(*before, "cases", *servers.arguments, on_exit="idle")
         with guest.running(
             assets, scratch, config, container, vsock=device, memory=memory, command_line=HIJACK
         ) as machine:
             machine.wait_for("^cases: done$", limit)
             left = what_is_left(host, device)
+            machine.wait_for("^init-oci: exit status", limit)
+            Agent(lambda: device.connect(777, timeout=guest.LIMIT)).power_off()
             seen = machine.wait(limit)
         outcomes = dict(line.split(": ", 1) for line in said(seen, "case "))
         return Ran(outcomes, device.complaints, left, seen)
 
 
 def what_is_left(host: Host, device: Device) -> list[str]:
-    """The host's sockets and streams, once it has had time to forget them."""
+    """The host's sockets and streams, once it has had time to forget them; a guest that still runs forgets nothing."""
     end = time.monotonic() + RELEASED
     while (host.sockets or host.accepted or device.link.streams) and time.monotonic() < end:
         time.sleep(0.2)
