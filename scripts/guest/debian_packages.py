@@ -18,9 +18,9 @@ def download_with_dependencies(scratch: Path, packages: list[str], architecture:
     return sorted((scratch / "cache" / "archives").glob("*.deb"))
 
 
-def download(scratch: Path, package: str) -> Path:
+def download(scratch: Path, package: str, architecture: str = "arm64") -> Path:
     """Download one package; return its file. Raises SetupError."""
-    _apt_get(scratch, "arm64", "download", package)
+    _apt_get(scratch, architecture, "download", package)
     (archive,) = scratch.glob("*.deb")
     return archive
 

@@ -1,4 +1,7 @@
-"""Debian's arm64 packages, as an image to boot or as single files; apt fetches them once, into the user's cache."""
+"""Debian's arm64 packages, as an image to boot or as single files; apt fetches them once, into the user's cache.
+
+A single file may be that of another architecture.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +39,10 @@ def layer(*packages: str) -> Path:
     return _kept("layer-" + _digest(names), ".tar", lambda scratch: _make_layer(scratch, names))
 
 
-def file(package: str, path: str) -> Path:
+def file(package: str, path: str, architecture: str = "arm64") -> Path:
     """One file of a package, `path` being relative to the root."""
-    return _kept("file-" + _digest([package, path]), "", lambda scratch: _fetch_file(scratch, package, path))
+    name = "file-" + _digest([package, path, architecture])
+    return _kept(name, "", lambda scratch: _fetch_file(scratch, package, path, architecture))
 
 
 def _digest(names: list[str]) -> str:
@@ -81,6 +85,6 @@ def _make_root(scratch: Path, names: list[str]) -> Path:
     return root
 
 
-def _fetch_file(scratch: Path, package: str, path: str) -> Path:
-    unpack(download(scratch, package), scratch / "root", f"./{path}")
+def _fetch_file(scratch: Path, package: str, path: str, architecture: str) -> Path:
+    unpack(download(scratch, package, architecture), scratch / "root", f"./{path}")
     return scratch / "root" / path
