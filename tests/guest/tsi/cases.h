@@ -81,6 +81,7 @@ int port_of(int fd);
 int tcp(int family);
 int udp(int family);
 int connected_to(int family, int port);
+int connecting_to(int port); /* does not wait, and began a connection that had no outcome yet */
 int serve(int family, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int listener_at(const union address *at);
 void dial(int port, const char *what); /* returns when the host's connection stands */

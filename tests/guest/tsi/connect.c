@@ -63,12 +63,10 @@ CASE(connect_twice)
 
 CASE(nonblocking_connect_is_under_way_and_then_writable)
 {
-	union address to = loopback(AF_INET, server_port);
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), error = -1;
+	int fd = connecting_to(server_port), error = -1;
 	struct pollfd file = { fd, POLLOUT, 0 };
 	socklen_t size = sizeof error;
 
-	FAILS(connect(fd, &to.any, length(&to)), EINPROGRESS);
 	CHECK(poll(&file, 1, 20000) == 1 && file.revents == POLLOUT);
 	CHECK(!getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) && error == 0);
 	CHECK(!fcntl(fd, F_SETFL, 0));
@@ -78,12 +76,10 @@ CASE(nonblocking_connect_is_under_way_and_then_writable)
 
 CASE(nonblocking_connect_that_is_refused)
 {
-	union address to = loopback(AF_INET, closed_port);
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), error = -1;
+	int fd = connecting_to(closed_port), error = -1;
 	struct pollfd file = { fd, POLLOUT, 0 };
 	socklen_t size = sizeof error;
 
-	FAILS(connect(fd, &to.any, length(&to)), EINPROGRESS);
 	CHECK(poll(&file, 1, 20000) == 1 && file.revents & POLLERR);
 	CHECK(!getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) && error == ECONNREFUSED);
 	CHECK(!getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) && error == 0);
@@ -93,11 +89,10 @@ CASE(nonblocking_connect_that_is_refused)
 static int asked_again(bool after_its_error)
 {
 	union address to = loopback(AF_INET, closed_port);
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), error = -1, again;
+	int fd = connecting_to(closed_port), error = -1, again;
 	struct pollfd file = { fd, POLLOUT, 0 };
 	socklen_t size = sizeof error;
 
-	FAILS(connect(fd, &to.any, length(&to)), EINPROGRESS);
 	CHECK(poll(&file, 1, 20000) == 1);
 	if (after_its_error)
 		CHECK(!getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) && error == ECONNREFUSED);
@@ -119,10 +114,9 @@ CASE(nonblocking_connect_that_is_refused_and_asked_again)
 CASE(nonblocking_connect_asked_again)
 {
 	union address to = loopback(AF_INET, server_port);
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+	int fd = connecting_to(server_port);
 	struct pollfd file = { fd, POLLOUT, 0 };
 
-	FAILS(connect(fd, &to.any, length(&to)), EINPROGRESS);
 	CHECK(poll(&file, 1, 20000) == 1);
 	CHECK(!connect(fd, &to.any, length(&to)) || errno == EISCONN);
 	FAILS(connect(fd, &to.any, length(&to)), EISCONN);

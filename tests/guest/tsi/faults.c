@@ -101,12 +101,11 @@ FAULT(answer_that_is_no_errno)
 
 FAULT(answer_that_it_is_in_progress)
 {
-	union address to = loopback(AF_INET, server_port), datagrams_to = loopback(AF_INET, udp_ports[0]);
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-	struct pollfd file = { fd, POLLOUT, 0 };
+	union address datagrams_to = loopback(AF_INET, udp_ports[0]);
+	struct pollfd file = { .events = POLLOUT };
 
 	act("EINPROGRESS");
-	FAILS(connect(fd, &to.any, length(&to)), EINPROGRESS);
+	file.fd = connecting_to(server_port);
 	CHECK(poll(&file, 1, 60000) == 1 && file.revents & POLLERR);
 	CHECK(connect_error() == EPROTO);
 	FAILS(connect(udp(AF_INET), &datagrams_to.any, length(&datagrams_to)), EPROTO);
