@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import re
 import select
 import selectors
 import socket
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from typing import Callable
 
 LIMIT = 60.0
+REQUEST = re.compile(r"echo|hold|reset|watch|ending|act|(?:give|take) \d+|dial \d+ .+")
+"""The first line of a client. The random calls send others too."""
 
 
 class Servers:
@@ -103,7 +106,7 @@ class Servers:
 
     def _serve(self, sock: socket.socket) -> None:
         line = _line(sock)
-        if line is None:
+        if line is None or not REQUEST.fullmatch(line):
             return
         what, *words = line.split()
         if what == "dial":
@@ -157,7 +160,7 @@ def _line(sock: socket.socket) -> str | None:
         if not byte:
             return None
         line += byte
-    return line.decode("ascii", "replace").strip()  # the random calls may send anything
+    return line.decode("ascii", "replace").strip()
 
 
 def _ending(sock: socket.socket) -> bytes:
