@@ -82,19 +82,17 @@ def installed() -> Path:
 @pytest.fixture(scope="session")
 def built_set() -> Path:
     """The folder with the four files as the kernel build left them, and their build-info.json."""
-    folder = PROJECT / "kernel-build" / "out" / SET
-    if not (folder / "build-info.json").is_file():
-        pytest.fail(f"{folder}: not built; run bash kernel-build/scripts/build.sh, or python3 scripts/test.py")
-    return folder
+    from tests.support.sets import set_folder  # on the path since pytest_configure
+
+    return set_folder(SET)
 
 
 @pytest.fixture(scope="session")
 def x86_64_set() -> Path:
     """The folder with the three files of the x86_64 set as the kernel build left them, and their build-info.json."""
-    folder = PROJECT / "kernel-build" / "out" / "x86_64"
-    if not (folder / "build-info.json").is_file():
-        pytest.fail(f"{folder}: not built; run bash kernel-build/scripts/build.sh --set x86_64, or scripts/test.py")
-    return folder
+    from tests.support.sets import set_folder
+
+    return set_folder("x86_64")
 
 
 @pytest.fixture(scope="session")

@@ -69,8 +69,8 @@ fetch_musl() {
     apt_apart "$apt" "$architecture" update > "$apt/log" 2>&1 || true
     if ! (cd "$apt/musl" && apt_apart "$apt" "$architecture" download "musl-dev:$architecture") >> "$apt/log" 2>&1; then
         tail -n 5 "$apt/log" >&2
-        die "apt gave no musl-dev for $architecture. Is there a network? On Ubuntu for x86, arm64 is in the ports" \
-            "archive: add that as an apt source with [arch=arm64]. Then run this again"
+        die "apt gave no musl-dev for $architecture. Is there a network? Ubuntu for x86 has other architectures in the" \
+            "ports archive: add a source that has it to apt's, with [arch=$architecture]. Then run this again"
     fi
     keep "$apt/musl" "$musl"
 }

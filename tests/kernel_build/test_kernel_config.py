@@ -13,7 +13,7 @@ from scripts.asset_build.wheel.verifiers.kernel import verify_kernel
 from scripts.asset_build.wheel.verifiers.kernel_facts import embedded_config
 from tests.support import debian
 from tests.support.kernel_build import KERNEL_BUILD
-from tests.support.sets import SET
+from tests.support.sets import set_folder
 
 LEFT_OUT = {
     "MEMCG_SWAP",
@@ -50,7 +50,7 @@ OWN_OPTIONS = {
 @pytest.fixture(params=GUEST_SETS)
 def config(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The configuration that the built kernel of each set carries."""
-    built: Path = request.getfixturevalue({SET: "built_set"}.get(request.param, f"{request.param}_set"))
+    built = set_folder(request.param)
     kernel_format = GUEST_SETS[request.param].kernel_format
     embedded = embedded_config(verify_kernel((built / "kernel").read_bytes(), kernel_format).content)
     assert embedded is not None
