@@ -32,18 +32,25 @@ class Frozen(NamedTuple):
 FORMS = [
     Frozen("nuitka", (), "app.dist", "app.bin", "nuitka-standalone"),  # the longest: begun first
     Frozen("pyinstaller", (), "dist/app", "app", "pyinstaller-onedir"),
-    Frozen("pyinstaller", ("--onefile",), "dist/app", "", "pyinstaller-onefile"),
     Frozen("cx_freeze", (), "dist", "app", "cx_freeze"),
     Frozen("pex", (), "app.pex", "", "pex"),
-    Frozen("pex", ("--layout", "packed"), "app.pex", "", "pex"),
-    Frozen("pex", ("--layout", "loose"), "app.pex", "", "pex"),
     Frozen("pex", ("--venv",), "app.pex", "", "pex"),
     Frozen("shiv", (), "app.pyz", "", "shiv"),
     Frozen("zipapp", (), "app.pyz", "", "zipapp"),
 ]
+MORE_FORMS = [
+    Frozen("pyinstaller", ("--onefile",), "dist/app", "", "pyinstaller-onefile"),
+    Frozen("pex", ("--layout", "packed"), "app.pex", "", "pex"),
+    Frozen("pex", ("--layout", "loose"), "app.pex", "", "pex"),
+]
+"""Run on demand: each takes as long as one of the above, to which it is alike."""
 
 
-@pytest.mark.parametrize("frozen", FORMS, ids=lambda frozen: "-".join((frozen.example, *frozen.options)))
+@pytest.mark.parametrize(
+    "frozen",
+    [*FORMS, *(pytest.param(form, marks=pytest.mark.ondemand) for form in MORE_FORMS)],
+    ids=lambda frozen: "-".join((frozen.example, *frozen.options)),
+)
 def test_a_frozen_app_runs_without_another_copy_of_the_module(frozen: Frozen, wheel: Path, tmp_path: Path) -> None:
     """Built, moved, and run by a user who has no other copy of the module or the assets."""
     build = tmp_path / "build"
