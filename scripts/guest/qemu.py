@@ -37,17 +37,25 @@ HOST_COMMAND_LINE = "console=ttyAMA0 reboot=t panic=-1"
 
 
 class Emulator(NamedTuple):
-    """A program of QEMU, its arguments for a machine like the real host's, and that host's command line."""
+    """A program of QEMU, its arguments for a machine like the real host's, and that host's command line.
+
+    `emulation` are the arguments where `extra` of Machine names no other `-accel`.
+    """
 
     program: str
     machine: tuple[str, ...]
     host_command_line: str
+    emulation: tuple[str, ...] = ()
 
 
 AARCH64 = Emulator(PROGRAM, MACHINE, HOST_COMMAND_LINE)
-# Without ACPI the firmware makes a multiprocessor table, and QEMU names its devices on the command line.
+# Without ACPI the firmware makes a multiprocessor table, and QEMU names its devices on the command line. Linux for x86
+# changes its own code as it runs, by way of int3. QEMU 7.2 with a thread for each CPU at times runs one that has gone.
 X86_64 = Emulator(
-    "qemu-system-x86_64", ("-M", "microvm,acpi=off", "-cpu", "max"), "console=ttyS0 reboot=t panic=-1 no_timer_check"
+    "qemu-system-x86_64",
+    ("-M", "microvm,acpi=off", "-cpu", "max"),
+    "console=ttyS0 reboot=t panic=-1 no_timer_check",
+    ("-accel", "tcg,thread=single"),
 )
 
 _KVM_LIMIT = 5.0
@@ -100,6 +108,7 @@ class Machine:
         the console, in a thread. What is written to the other end of the pipe `keyboard` is typed on the console.
         """
         command = [*END_WITH_US, emulator.program, *emulator.machine, *CONSOLE, "-m", memory, "-smp", str(cpus)]
+        command += [] if "-accel" in extra else emulator.emulation
         command += ["-kernel", str(kernel), "-append", command_line]
         command += [] if initramfs is None else ["-initrd", str(initramfs)]
         if vsock is not None:
