@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import guest
+from tests.support.native_agent import wait_until
 from tests.support.network_guest import NetworkGuest, network_guest
 from tests.support.network_storm import storm
 from tests.support.tsi_host import Servers
@@ -64,7 +65,8 @@ def test_ten_thousand_connections_in_a_row(booted: NetworkGuest, servers: Server
     assert booted.run(f"/tmp/load connections {servers.port} {CONNECTIONS}", timeout=900) == f"{CONNECTIONS} good\n"
     wait_until_released(booted)
     assert sockets(booted) == before
-    assert slab_kib(booted) - slab < 2000
+    # vsock keeps what was closed for some seconds more, which on a fast machine is much at a time.
+    wait_until(lambda: slab_kib(booted) - slab < 2000, 120)
 
 
 def slab_kib(booted: NetworkGuest) -> int:
