@@ -108,10 +108,10 @@ dockerd_runs_containers() {
     docker info > /tmp/info
     grep 'Storage Driver: overlay2' /tmp/info
     grep 'Cgroup Version: 2' /tmp/info
-    mkdir -p /root/image/bin
-    cp /bin/busybox /root/image/bin/
-    for name in sh cat ping httpd; do ln -s busybox "/root/image/bin/$name"; done
-    busybox tar -c -C /root/image . | docker import - tools
+    mkdir -p /tmp/image/bin
+    cp /bin/busybox /tmp/image/bin/
+    for name in sh cat ping httpd; do ln -s busybox "/tmp/image/bin/$name"; done
+    busybox tar -c -C /tmp/image . | docker import - tools
     docker run --rm --network none tools sh -c 'echo inside > /file && cat /file' | grep -x inside
     docker run --rm --memory 64m --cpus 0.5 tools cat /sys/fs/cgroup/memory.max | grep -x 67108864
     docker run --rm tools ping -c 1 172.17.0.1
