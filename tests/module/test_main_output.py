@@ -78,7 +78,7 @@ class TestOutput:
             assert (done.returncode, done.stderr) == (0, "")
             assert bool(done.stdout) == (closed == "2>&-")
 
-    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is of Linux")
+    @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is of Linux")
     @pytest.mark.parametrize(
         "command", ["info", "info --json", "path", "verify", "verify --json", "doctor", "extract {folder}", "--help"]
     )
@@ -90,7 +90,7 @@ class TestOutput:
             "device; give it another place to go to\n"
         )
 
-    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is of Linux")
+    @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is of Linux")
     @pytest.mark.parametrize(("command", "status"), [("verify /none", 1), ("frobnicate", 2), ("doctor", 0)])
     def test_a_full_stderr_changes_no_exit_status(self, command: str, status: int) -> None:
         done = shell(f"{command} 2> /dev/full")

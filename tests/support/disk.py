@@ -18,7 +18,7 @@ def python_on_tmpfs(mounted: Path, code: str, *arguments: object, size: str) -> 
     mount = f"mount -t tmpfs -o size={size} none {mounted}"
     done = _in_namespace(mount, code, arguments, None)
     if "unshare failed" in done.stderr or "unshare: write failed" in done.stderr:
-        _skip_or_fail(f"no mount namespace for this user: {done.stderr.strip()}")
+        skip_or_fail(f"no mount namespace for this user: {done.stderr.strip()}")
     return done
 
 
@@ -46,7 +46,7 @@ def image(path: Path, mkfs: str, *, megabytes: int) -> Path:
 def need_root(reason: str = "only root may mount a disk image") -> None:
     """Skip a test that only root can run, but not in CI."""
     if os.geteuid() != 0:
-        _skip_or_fail(reason)
+        skip_or_fail(reason)
 
 
 def tool(name: str, package: str) -> str:
@@ -68,7 +68,8 @@ def _in_namespace(
     )
 
 
-def _skip_or_fail(reason: str) -> None:
+def skip_or_fail(reason: str) -> None:
+    """Skip a test for what this machine lacks; in CI, which must have it, that is a failure."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)

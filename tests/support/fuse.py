@@ -51,7 +51,7 @@ def command_line(mount: str, *arguments: object, site: Path | None = None) -> su
 
 def _run(mount: str, arguments: list[str], site: Path | None) -> subprocess.CompletedProcess[str]:
     if not Path("/dev/fuse").exists():
-        pytest.skip("this kernel has no /dev/fuse")
+        disk.skip_or_fail("there is no /dev/fuse: modprobe fuse")
     disk.need_root("only root may mount here")
     # The first process of a PID namespace takes every other with it, the file system's own too, and so the mount.
     command = [

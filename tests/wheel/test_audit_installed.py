@@ -21,6 +21,7 @@ from scripts.asset_build.audit.installed import _SCRIPTS, _SHEBANG
 from scripts.asset_build.lock import LOCK_NAME
 from scripts.asset_build.paths import PROJECT
 from scripts.asset_build.wheel.archive import record_fields
+from tests.support import disk
 from tests.support.sets import PLATFORM_TAG
 from tests.support.wheels import INIT_OCI, KERNEL, broken_link, flipped
 
@@ -104,8 +105,7 @@ def pipe_for_a_record(site: Path) -> None:
 
 
 def give_to_a_group(path: Path) -> None:
-    if os.geteuid():
-        pytest.skip("root alone gives a file to another group")
+    disk.need_root("root alone gives a file to another group")
     os.chown(path, -1, 4711)
     path.chmod(0o664)
 
