@@ -4,7 +4,6 @@
 #   scripts/container.sh python3 scripts/test.py
 set -euo pipefail
 unset CDPATH
-unset CDPATH
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 (($#)) || {

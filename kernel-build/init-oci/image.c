@@ -97,7 +97,6 @@ void mount_volumes(const struct config *config)
 		mount_volume(&config->volumes[i]);
 }
 
-/* The masks of paths that begin with `below`. */
 static bool is_in(const char *path, const char *folder)
 {
 	size_t length = strlen(folder);
@@ -105,6 +104,7 @@ static bool is_in(const char *path, const char *folder)
 	return !strncmp(path, folder, length) && (!path[length] || path[length] == '/');
 }
 
+/* The masks of `below` itself and of what is in it. */
 void mask_paths(const struct config *config, const char *below)
 {
 	for (size_t i = 0; i < config->masks.count; i++) {

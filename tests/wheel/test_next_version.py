@@ -50,7 +50,7 @@ def test_the_tests_hold_once_it_is_locked(copy_of_checkout: Path, built_set: Pat
     run(copy_of_checkout, sys.executable, "scripts/release.py", "stage", "--out", "dist/release")
     files = [str(path) for name in TESTS for path in (copy_of_checkout / "tests").glob(f"*/test_{name}.py")]
     assert len(files) == len(TESTS)
-    quick = ["-m", "not slow and not ondemand"]  # with `python3 scripts/test.py` in a staged checkout all run
+    quick = ["-m", "not slow and not ondemand"]  # docs/maintaining.md has the maintainer run all of them
     run(copy_of_checkout, sys.executable, "-m", "pytest", "-q", *quick, *files)
 
 
