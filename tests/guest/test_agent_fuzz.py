@@ -45,6 +45,14 @@ def mutated(source: random.Random, corpus: list[bytes]) -> bytes:
     return bytes(data[: source.randrange(1, len(data) + 1)] if source.random() < 0.3 else data)
 
 
+def harmless(source: random.Random) -> bytes:
+    """A conversation that does not ask for the end of the guest, or of the agent compiled for this machine."""
+    while True:
+        data = mutated(source, corpus())
+        if struct.pack("<I", Kind.POWER_OFF) not in data:
+            return data
+
+
 def corpus() -> list[bytes]:
     """Conversations to begin from. Commands cannot run (there is no such program), so a mutated one does no harm."""
     found = [path.read_bytes() for path in sorted(CORPUS.iterdir()) if path.name not in ("exec", "write")]
@@ -70,7 +78,7 @@ def test_agent_survives_random_conversations(tmp_path: Path) -> None:
         end, count = time.monotonic() + FUZZ_SECONDS, 0
         while time.monotonic() < end:
             count += 1
-            converse(agent.connect(), mutated(source, corpus()), source.random() < 0.5)
+            converse(agent.connect(), harmless(source), source.random() < 0.5)
         assert count > 10
         wait_until(lambda: agent.children() == [])
         wait_until(lambda: agent.descriptors() == descriptors)
@@ -99,14 +107,6 @@ def fuzzed(built_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             seen = guest.ended(machine)
     assert_ended_well(seen)
     assert "the agent ended" not in seen.text
-
-
-def harmless(source: random.Random) -> bytes:
-    """A conversation that does not ask for the end of the guest."""
-    while True:
-        data = mutated(source, corpus())
-        if struct.pack("<I", Kind.POWER_OFF) not in data:
-            return data
 
 
 def unpark(agent: Agent) -> None:

@@ -65,9 +65,11 @@ class NativeAgent(Agent):
         self.pid = pid
 
     def _connect(self) -> socket.socket:
-        connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(120)
-        connection.connect(str(self.path))
+        with contextlib.ExitStack() as failed:
+            connection = failed.enter_context(socket.socket(socket.AF_UNIX))
+            connection.settimeout(120)
+            connection.connect(str(self.path))
+            failed.pop_all()
         return connection
 
     def descriptors(self) -> int:
