@@ -24,7 +24,7 @@ from scripts.guest.boot_arguments import cpus, memory, seconds, source, volume
 from scripts.guest.initramfs import guest_initramfs
 from scripts.guest.network_boot import CONFIG, PROOFS, boot_network
 from scripts.guest.oci_image import read_image
-from scripts.guest.oci_run import Run, Show, run_image
+from scripts.guest.oci_run import Run, Show, run_image, unpublished_ports
 from scripts.guest.oci_snapshot import restore, run_and_save
 from scripts.guest.stages import Reached, Stage, describe_failure, stages_of
 from scripts.guest.virtqueue import GuestError
@@ -62,8 +62,8 @@ machine's loopback is reached.
 
 With --oci an image for linux/arm64 is run instead: an OCI layout or an archive of one, or an archive of docker save.
 COMMAND takes the place of its Cmd. Its layers become block devices, its configuration init-oci.conf; its output and
-errors are shown line by line. Ctrl-C sends the image its StopSignal. QEMU emulates the processor, so this is many
-times slower than the real host.
+errors are shown line by line. Lines on standard error name the ports that the image exposes and no --port publishes.
+Ctrl-C sends the image its StopSignal. QEMU emulates the processor, so this is many times slower than the real host.
 
 With --snapshot, Ctrl-C parks the guest's CPUs through the agent and saves the guest, and --restore goes on with it in a
 new QEMU of the same version, with the same kernel, CPUs and memory. Such a guest has no network. A file of a stranger
@@ -202,6 +202,8 @@ def _run_image(options: argparse.Namespace) -> int:
             with read_image(options.oci) as image:
                 if options.snapshot is not None:
                     return run_and_save(image, assets, run, options.snapshot, Path(scratch), show)
+                for line in unpublished_ports(image.config, run.ports):
+                    log(f"boot.py: {line}")
                 return run_image(image, assets, run, Path(scratch), show)
     except (BuildError, BootError, WheelError, SetupError, TimeoutError, GuestError) as error:
         print(f"boot.py: {error}", file=sys.stderr)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_lowercase
@@ -30,6 +30,7 @@ STOP_SECONDS = 10.0
 FOR_EVER = float(threading.TIMEOUT_MAX)
 _MOST_DISKS = 31
 """QEMU's machine has 32 places for virtio devices, and vsock takes one."""
+_EXPOSED = re.compile(r"([0-9]{1,5})(?:/(tcp|udp|sctp))?")
 _STATUS = re.compile(r"init-oci: exit status (\d+)")
 _OFF = re.compile(r"init-oci: the image (powers off|restarts)")
 """An image that does so by itself, such as one with systemd, has no exit status."""
@@ -205,6 +206,27 @@ def declared_volumes(config: Mapping[str, Any]) -> list[str]:
     if not all(path.startswith("/") for path in paths):
         raise ImageError("the image: Volumes", "absolute paths", ascii(paths)[:100], "make the image again")
     return paths
+
+
+def unpublished_ports(config: Mapping[str, Any], published: Container[int]) -> list[str]:
+    """What to tell about the image's ExposedPorts that are not among `published`, in sentences. Raises ImageError."""
+    found = config.get("ExposedPorts") or {}
+    if not isinstance(found, dict):
+        raise ImageError("the image: ExposedPorts", "an object", ascii(found)[:100], "make the image again")
+    ports = sorted({_exposed_port(text) for text in found})
+    tcp = [number for number, protocol in ports if protocol == "tcp" and number not in published]
+    others = [f"{number}/{protocol}" for number, protocol in ports if protocol != "tcp"]
+    told = [f"the image exposes {number}/tcp: --port HOST:{number} publishes it" for number in tcp]
+    return told + [f"the image exposes {', '.join(others)}: --port publishes TCP alone"] * bool(others)
+
+
+def _exposed_port(text: str) -> tuple[int, str]:
+    """A number and a protocol from "80", "80/tcp" or "80/udp"; Docker has SCTP too. Raises ImageError."""
+    match = _EXPOSED.fullmatch(text)
+    if not match or not 1 <= int(match[1]) <= 65535:
+        expected = "ports from 1 to 65535, such as 80/tcp"
+        raise ImageError("the image: ExposedPorts", expected, ascii(text)[:100], "make the image again")
+    return int(match[1]), match[2] or "tcp"
 
 
 def _texts(config: Mapping[str, Any], name: str) -> list[str]:

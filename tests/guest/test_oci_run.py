@@ -38,6 +38,7 @@ def test_an_image_runs_as_its_configuration_says(project: Path, built_set: Path,
         "Env": ["GREETING=hello", "PATH=/bin"],
         "WorkingDir": "/made/for it",
         "User": "1000:50",
+        "ExposedPorts": {"80/tcp": {}},
     }
     first = layer(entry("etc/a", data=b"lower\n"), entry("etc/removed", data=b""))
     second = layer(entry("etc/a", data=b"upper\n"), entry("etc/.wh.removed"))
@@ -47,7 +48,11 @@ def test_an_image_runs_as_its_configuration_says(project: Path, built_set: Path,
 
     assert done.returncode == 7, done.stderr
     assert done.stdout.splitlines() == ["hello /bin/sh", "upper", "/made/for it", "1000", "50"]
-    assert done.stderr.splitlines() == ["ls: /etc/removed: No such file or directory", "to errors"]
+    assert done.stderr.splitlines() == [
+        "boot.py: the image exposes 80/tcp: --port HOST:80 publishes it",
+        "ls: /etc/removed: No such file or directory",
+        "to errors",
+    ]
 
 
 @pytest.mark.slow
@@ -157,7 +162,8 @@ def test_debian_s_python_runs(project: Path, built_set: Path, tmp_path: Path) ->
 def test_a_server_in_the_image_is_reached_at_the_port_of_this_machine(
     project: Path, built_set: Path, tmp_path: Path
 ) -> None:
-    layout = write(tmp_path / "layout", [debian.layer("python3").read_bytes()], {"WorkingDir": "/etc"})
+    config = {"WorkingDir": "/etc", "ExposedPorts": {"8000/tcp": {}}}
+    layout = write(tmp_path / "layout", [debian.layer("python3").read_bytes()], config)
     command = [
         sys.executable,
         str(project / "scripts" / "boot.py"),
@@ -176,6 +182,7 @@ def test_a_server_in_the_image_is_reached_at_the_port_of_this_machine(
             process.terminate()
             errors = process.stderr.read() if process.stderr else ""
     assert page.strip().startswith(b"12"), errors
+    assert "exposes" not in errors
 
 
 def _fetch(url: str, process: subprocess.Popen[str]) -> bytes:
@@ -199,4 +206,10 @@ def test_what_cannot_be_run_ends_with_125_and_one_line(project: Path, built_set:
     assert done.returncode == 125
     assert (
         done.stderr == "boot.py: the image: expected an Entrypoint or a Cmd, found neither; name a command after --\n"
+    )
+    done = boot(project, built_set, str(write(tmp_path / "layout", [busybox_layer()], {"ExposedPorts": {"0/tcp": {}}})))
+    assert done.returncode == 125
+    assert done.stderr == (
+        "boot.py: the image: ExposedPorts: expected ports from 1 to 65535, such as 80/tcp, found '0/tcp'; "
+        "make the image again\n"
     )
