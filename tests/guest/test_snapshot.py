@@ -18,16 +18,15 @@ import pytest
 
 from scripts.guest.agent_frames import Kind, command
 from tests.support import guest, snapshot
+from tests.support.draws import assert_draws_differ, more_records
 from tests.support.guest import Container
 from tests.support.native_agent import wait_until
-from tests.support.snapshot import Guest
+from tests.support.snapshot import Guest, assert_goes_on, wait_for_load
 
 pytestmark = pytest.mark.slow
 
 SNAPSHOTS = int(os.environ.get("SUPERMACHINE_TEST_SNAPSHOTS", "5"))
 """How many a row has."""
-DRAWS = 100
-"""How many draws of each guest are compared, at the least."""
 CLOCK_NS = 10_000_000
 """How far a restored clock may be off."""
 
@@ -36,12 +35,6 @@ CLOCK_NS = 10_000_000
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     with snapshot.echo_server() as port:
         yield snapshot.container(tmp_path_factory.mktemp("program"), port)
-
-
-def assert_goes_on(running: Guest) -> None:
-    """Every counter moves, and nothing went wrong: CPUs, timers, TCP, memory, a disk with fsync, a database."""
-    done = running.agent.exec("snapshot-load", "check", timeout=guest.LIMIT)
-    assert (done.stdout, done.status) == (b"", (0, 0))
 
 
 def broken(running: Guest) -> int:
@@ -68,11 +61,6 @@ def go_on(running: Guest) -> int:
     uncertainty = running.agent.restored()
     running.agent.unpark()
     return uncertainty
-
-
-def wait_for_load(running: Guest) -> None:
-    running.machine.wait_for("listening on vsock port 777", guest.LIMIT)
-    wait_until(lambda: running.agent.exec("snapshot-load", "check").status == (0, 0), guest.LIMIT)
 
 
 @pytest.mark.parametrize(("cpus", "kind"), [(4, "migrate"), (8, "savevm")])
@@ -134,28 +122,6 @@ def test_guests_of_one_snapshot_differ_and_old_connections_end(
     assert_draws_differ(*recorded)
     assert boots[0].split()[0] != boots[1].split()[0]
     assert [text.split()[-1] for text in boots] == [b"clone0", b"clone1"]
-
-
-def records(running: Guest) -> list[tuple[int, bytes]]:
-    """What draws.c has recorded: the time and the draw of each."""
-    content = running.agent.read("/draws")[0]
-    return list(struct.iter_unpack("<Q16s", content[: len(content) // 24 * 24]))
-
-
-def more_records(running: Guest) -> list[tuple[int, bytes]]:
-    """All that it has recorded, once it has recorded enough since this call began."""
-    before = len(records(running))
-    wait_until(lambda: len(records(running)) >= before + DRAWS)
-    return records(running)
-
-
-def assert_draws_differ(first: list[tuple[int, bytes]], second: list[tuple[int, bytes]]) -> None:
-    """From the first that was not recorded before the snapshot: its CPU was parked, and had a key of its own."""
-    saved = next(number for number, (one, other) in enumerate(zip(first, second)) if one != other)
-    assert saved >= DRAWS, "what was recorded before is the same"
-    after = [{draw for _, draw in found[saved:]} for found in (first, second)]
-    assert min(map(len, after)) >= DRAWS
-    assert not after[0] & after[1]
 
 
 def test_parked_registers_are_the_same_at_every_capture(built_set: Path, tmp_path: Path, image: Container) -> None:

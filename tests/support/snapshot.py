@@ -12,7 +12,7 @@ import re
 import socketserver
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from scripts.guest.ports import Ports, agent_with_ports
 from scripts.machine.packages import install_commands
 from tests.support import debian, guest
 from tests.support.guest import Container, configuration
+from tests.support.native_agent import wait_until
 
 WORKLOAD = "exec snapshot-load run /data $(cat /etc/echo-port)"
 TIMEOUT = 300.0
@@ -39,6 +40,10 @@ class Guest(NamedTuple):
         """Park through the agent, save ("migrate" to the file, or "savevm" into the disk), and end QEMU."""
         self.agent.park()
         self.monitor("stop")
+        self.save_parked(path, kind)
+
+    def save_parked(self, path: Path, kind: str) -> None:
+        """Save a guest that is parked and stands still, and end QEMU."""
         if kind == "migrate":
             self.monitor.migrate(f"exec:cat > {path}")
         else:
@@ -50,6 +55,18 @@ class Guest(NamedTuple):
     def registers(self) -> list[str]:
         """What each CPU has in its registers, while the machine stands still."""
         return re.split(r"(?m)^CPU#\d+\n", self.monitor.human("info registers -a").replace("\r", ""))[1:]
+
+
+def wait_for_load(running: Guest) -> None:
+    """Wait until the work has begun."""
+    running.machine.wait_for("listening on vsock port 777", guest.LIMIT)
+    wait_until(lambda: running.agent.exec("snapshot-load", "check").status == (0, 0), guest.LIMIT)
+
+
+def assert_goes_on(running: Guest) -> None:
+    """Every counter moves, and nothing went wrong: CPUs, timers, TCP, memory, a disk with fsync, a database."""
+    done = running.agent.exec("snapshot-load", "check", timeout=guest.LIMIT)
+    assert (done.stdout, done.status) == (b"", (0, 0))
 
 
 def make_disk(scratch: Path) -> Path:
@@ -91,16 +108,19 @@ def container(scratch: Path, echo_port: int) -> Container:
 
 @contextlib.contextmanager
 def running(
-    assets: Path, scratch: Path, image: Container, disk: Path, cpus: int, saved: Path | None = None, kind: str = ""
+    assets: Path,
+    scratch: Path,
+    image: Container,
+    disk: Path,
+    cpus: int,
+    saved: Path | None = None,
+    kind: str = "",
+    extra: Sequence[str] = (),
 ) -> Iterator[Guest]:
-    """A guest that boots, or goes on from what was saved; it stands still then until the monitor's `cont`."""
-    monitor = scratch / "monitor"
-    extra = ["-qmp", f"unix:{monitor},server=on,wait=off"]
-    extra += [*guest.disks(debian.image("sqlite3")), "-drive", f"file={disk},format=qcow2,if=none,id=data"]
+    """A guest that boots, or goes on from what was saved, with that work; `extra` are arguments for QEMU."""
+    extra = [*extra, *guest.disks(debian.image("sqlite3")), "-drive", f"file={disk},format=qcow2,if=none,id=data"]
     extra += ["-device", "virtio-blk-device,drive=data"]
     extra += ["-netdev", "user,id=network", "-device", "virtio-net-device,netdev=network"]
-    if saved is not None:
-        extra += ["-S", "-incoming", f"exec:cat {saved}"] if kind == "migrate" else ["-S", "-loadvm", "parked"]
     config = configuration(
         "sh",
         "-c",
@@ -109,6 +129,26 @@ def running(
         mount="/dev/vda:/data",
         address="eth0=10.0.2.15/24",
     )
+    with running_with(assets, scratch, config, image, cpus, saved, kind, extra) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def running_with(
+    assets: Path,
+    scratch: Path,
+    config: str,
+    image: Container,
+    cpus: int,
+    saved: Path | None,
+    kind: str,
+    extra: Sequence[str],
+) -> Iterator[Guest]:
+    """A guest that boots with this init-oci.conf, or goes on; it stands still then until the monitor's `cont`."""
+    monitor = scratch / "monitor"
+    extra = [*extra, "-qmp", f"unix:{monitor},server=on,wait=off"]
+    if saved is not None:
+        extra += ["-S", "-incoming", f"exec:cat {saved}"] if kind == "migrate" else ["-S", "-loadvm", "parked"]
     ports = Ports(scratch)
     for path in (monitor, *map(Path, ports.paths)):
         path.unlink(missing_ok=True)
