@@ -85,6 +85,32 @@ EOF
     wait $!
 }
 
+mysql_makes_a_database() {
+    local options=(--no-defaults --user=root --datadir=/data/mysql)
+    local client=(mysql --no-defaults --user=root --batch --skip-column-names)
+    mysqld "${options[@]}" --initialize-insecure
+    start() {
+        mysqld "${options[@]}" --socket=/tmp/socket --bind-address=127.0.0.1 --mysqlx=off --secure-file-priv=/tmp &
+        until "${client[@]}" --socket=/tmp/socket -e 'select @@innodb_use_native_aio' &> /tmp/log; do
+            kill -0 $!
+            sleep 1
+        done
+        grep -x 1 /tmp/log
+    }
+    start
+    "${client[@]}" --socket=/tmp/socket << 'EOF'
+create database kept;
+create table kept.numbers (n int primary key);
+set cte_max_recursion_depth = 100000;
+insert into kept.numbers with recursive up (n) as (select 1 union all select n + 1 from up where n < 100000) select n from up;
+shutdown;
+EOF
+    wait $!
+    start
+    "${client[@]}" --host=127.0.0.1 -e 'select sum(n) from kept.numbers; shutdown' | grep -x 5000050000
+    wait $!
+}
+
 buildah_makes_an_image() {
     export BUILDAH_ISOLATION=oci BUILDAH_RUNTIME=crun
     build() { buildah --root /data/containers --runroot /run/containers --storage-driver overlay "$@"; }

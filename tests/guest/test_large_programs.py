@@ -25,11 +25,14 @@ PROGRAMS = {
     "dockerd_runs_containers": ["busybox-static", "docker.io", "iptables"],
     "java_keeps_to_its_limits": ["default-jre-headless", "liblucene8-java"],
     "mariadb_makes_a_database": ["mariadb-client-core", "mariadb-server-core", "mawk"],
+    "mysql_makes_a_database": ["mysql-client-core", "mysql-server-core"],
     "node_with_threads": ["nodejs"],
     "python_with_io_uring": ["fio", "python3-minimal", "liburing2"],
     "qemu_user_runs_programs_for_amd64": [],
 }
 """The functions of the script, and the packages that they need."""
+SUITES = {"mysql_makes_a_database": "sid"}
+"""The suite of Debian that has the packages, where it is not that of this machine."""
 FILES: Mapping[str, Mapping[str, Callable[[], Path]]] = {
     "python_with_io_uring": {"uring.py": lambda: SCRIPT.with_name("uring.py")},
     "qemu_user_runs_programs_for_amd64": {
@@ -48,7 +51,7 @@ def test_a_large_program_works(
 ) -> None:
     own = [entry("large-programs.sh", data=SCRIPT.read_bytes(), mode=0o755)]
     own += [entry(path, data=file().read_bytes(), mode=0o755) for path, file in FILES.get(name, {}).items()]
-    layers = [debian.layer(*packages).read_bytes(), layer(*own)]
+    layers = [debian.layer(*packages, suite=SUITES.get(name)).read_bytes(), layer(*own)]
     layout = write(tmp_path / "layout", layers, {"Entrypoint": ["/large-programs.sh"], "Cmd": [name]})
     volume = tmp_path / "volume.ext4"
     subprocess.run(["mkfs.ext4", "-q", volume, "2G"], check=True, capture_output=True)

@@ -33,10 +33,11 @@ def image(*packages: str) -> Path:
     return _kept("image-" + _digest(names), ".squashfs", lambda scratch: _make_image(scratch, names))
 
 
-def layer(*packages: str) -> Path:
-    """The same as a tar, for a layer of an OCI image."""
+def layer(*packages: str, suite: str | None = None) -> Path:
+    """The same as a tar, for a layer of an OCI image; the packages may be those of another suite of Debian."""
     names = sorted({*BASE, *packages})
-    return _kept("layer-" + _digest(names), ".tar", lambda scratch: _make_layer(scratch, names))
+    key = _digest([*names, *([suite] if suite else [])])
+    return _kept(f"layer-{key}", ".tar", lambda scratch: _make_layer(scratch, names, suite))
 
 
 def file(package: str, path: str, architecture: str = "arm64") -> Path:
@@ -65,20 +66,20 @@ def _make_image(scratch: Path, names: list[str]) -> Path:
     return made
 
 
-def _make_layer(scratch: Path, names: list[str]) -> Path:
-    root, made = _make_root(scratch, names), scratch / "layer.tar"
+def _make_layer(scratch: Path, names: list[str], suite: str | None) -> Path:
+    root, made = _make_root(scratch, names, suite), scratch / "layer.tar"
     subprocess.run(
         ["tar", "--create", "--numeric-owner", "--file", str(made), "--directory", str(root), "."], check=True
     )
     return made
 
 
-def _make_root(scratch: Path, names: list[str]) -> Path:
+def _make_root(scratch: Path, names: list[str], suite: str | None = None) -> Path:
     root = scratch / "root"
     for name in _MERGED:
         (root / "usr" / name).mkdir(parents=True)
         (root / name).symlink_to(f"usr/{name}")
-    for package in download_with_dependencies(scratch, names):
+    for package in download_with_dependencies(scratch, names, suite=suite):
         unpack(package, root)
     for master in (root / "usr/share/base-passwd").glob("*.master"):
         shutil.copy(master, root / "etc" / master.stem)
