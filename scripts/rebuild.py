@@ -15,9 +15,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.asset_build.audit.errors import AuditError, printable
+from scripts.asset_build.audit.errors import AuditError
 from scripts.asset_build.audit.reader import read_wheel
 from scripts.asset_build.audit.rebuild import compare_with_rebuilt, rebuild
+from scripts.asset_build.errors import printable
 from scripts.asset_build.paths import PROJECT
 from scripts.machine import environments
 from scripts.machine.arguments import existing_file

@@ -16,6 +16,11 @@ class ContentMismatchError(Exception):
         self.found = found
 
 
+def printable(text: str) -> str:
+    """The text on one line, with what a terminal would obey escaped: a stranger chose it, as a host or in a wheel."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def describe(error: Exception) -> str:
     """An error of a parser or of the system as words for a message's `found`."""
     if isinstance(error, OSError) and error.strerror:

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from scripts.asset_build.audit.errors import printable
-from scripts.asset_build.errors import BuildError, ContentMismatchError
+from scripts.asset_build.errors import BuildError, ContentMismatchError, printable
 from scripts.guest.bounded_tar import BoundedTar
 
 PLATFORM = ("linux", "arm64")

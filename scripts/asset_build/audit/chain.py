@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..digests import file_sha256, set_digest
-from ..errors import BuildError, describe
+from ..errors import BuildError, describe, printable
 from ..lock import Lock, LockedSet, read_lock_file
 from ..wheel.archive import wheel_pieces
 from ..wheel.sbom import SBOM_FOLDER, SBOM_NAME, record_in
 from ..wheel.verify import VerifiedSet, verify_contents
 from .compare import Difference, compare
-from .errors import AuditError, printable
+from .errors import AuditError
 from .expected import expected_members, licence_files, module_files
 from .installed import verify_installed
 from .reader import PACKAGE, Wheel, made_of, read_wheel

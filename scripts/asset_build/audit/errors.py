@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from supermachine_kernel import SupermachineKernelError
 
+from ..errors import printable
+
 
 class AuditError(SupermachineKernelError):
     """A statement that a wheel makes of itself does not hold; `link` names the link of the audit's chain."""
@@ -13,8 +15,3 @@ class AuditError(SupermachineKernelError):
     ) -> None:
         super().__init__(*map(printable, (subject, expected, found, cure)))
         self.link = link
-
-
-def printable(text: str) -> str:
-    """Return the text on one line and without control characters, because a stranger's wheel chose the names in it."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -9,12 +9,12 @@ from typing import BinaryIO, Callable, Optional, TypeVar, Union
 
 from supermachine_kernel._version import VERSION
 
-from ..errors import BuildError, ContentMismatchError
+from ..errors import BuildError, ContentMismatchError, printable
 from ..regular_file import open_regular
 from ..release_layout import release_folder
 from .limits import LIMITS, Limits
 from .progress import Progress
-from .release_url import display_url, printable
+from .release_url import display_url
 from .session import Connections, credentials, is_loopback
 from .transfer import Download, Expected, Host
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Optional, Union
 from urllib.parse import unquote, urlsplit
 
-from ..errors import BuildError
+from ..errors import BuildError, printable
 from ..release_layout import BASE
 
 _URL = re.compile(r"(https?|file):|.*://", re.IGNORECASE)
@@ -47,11 +47,6 @@ def display_url(url: str) -> str:
     """The URL as it may be shown: without user and password, and without a query, which may be a signature."""
     parts = urlsplit(url)
     return printable(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl())
-
-
-def printable(text: str) -> str:
-    """The text with what a terminal would obey escaped: a host chose it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _without_secrets(text: str) -> str:

@@ -14,12 +14,12 @@ import urllib3
 
 from supermachine_kernel._version import VERSION
 
-from ..errors import BuildError, ContentMismatchError
+from ..errors import BuildError, ContentMismatchError, printable
 from ..lock import LOCK_NAME
 from .limits import Limits
 from .network_errors import NETWORK_ERRORS, describe, lasting_fault
 from .progress import Progress
-from .release_url import display_url, printable
+from .release_url import display_url
 from .session import Auth, Connections, Session
 
 _CHUNK = 256 << 10
