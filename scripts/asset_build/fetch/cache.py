@@ -111,13 +111,11 @@ class Cache:
         """Raise a BuildError, which names the cache, instead of an OSError from writing to it."""
         try:
             yield
-        except (FileExistsError, NotADirectoryError) as error:
-            cure = "set SUPERMACHINE_CACHE_DIR to a folder"
-            raise BuildError(str(self.folder), "a folder for the cache", "a file in its way", cure) from error
         except OSError as error:
+            in_the_way = isinstance(error, (FileExistsError, NotADirectoryError))
+            found = "a file in its way" if in_the_way else error.strerror or str(error)
             cure = "make room there, or set SUPERMACHINE_CACHE_DIR to another folder"
-            found = error.strerror or str(error)
-            raise BuildError(str(self.folder), "a cache that can be written", found, cure) from error
+            raise BuildError(str(self.folder), "a folder to which the cache can be written", found, cure) from error
 
     @contextlib.contextmanager
     def alone(self, wanted: LockedFile, stop: threading.Event, timeout: float) -> Iterator[None]:

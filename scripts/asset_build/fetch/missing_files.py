@@ -5,7 +5,6 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Optional, Union
 
@@ -14,7 +13,7 @@ from ..lock import LOCK_NAME, LockedAsset, LockedFile
 from ..release_layout import packed_name
 from .cache import Cache
 from .limits import Limits
-from .progress import Progress
+from .progress import note, progress_bar
 from .release_location import ReleaseLocation
 from .transfer import Expected
 from .xz import unpack
@@ -32,45 +31,38 @@ def fetch_missing(
     limits: Limits,
 ) -> dict[str, Path]:
     """The unpacked files by asset name, fetched from the release base `location`. Raises BuildError."""
-    with Progress(sum(asset.packed.size for asset in missing.values())) as progress:
-        cache = _writable(cache, progress)
-        release = ReleaseLocation(location, token, progress, limits)
+    cache, total = _writable(cache), sum(asset.packed.size for asset in missing.values())
+    with progress_bar(total) as bar, ReleaseLocation(location, token, bar.update, limits) as release:
+        for name, asset in missing.items():
+            with cache.alone(asset.unpacked, release.session.stopped, release.session.seconds_left() / 2):
+                if cache.find(asset.unpacked) is None:
+                    _into_cache(cache, release, packed_name(set_name, name), asset)
+                else:  # another build has made it meanwhile
+                    bar.update(asset.packed.size)
+    return {name: cache.path(asset.unpacked) for name, asset in missing.items()}
 
-        def fetch(name: str, asset: LockedAsset) -> Path:
-            with cache.alone(asset.unpacked, release.stopped, limits.total / 2):
-                return _into_cache(cache, release, progress, packed_name(set_name, name), asset)
 
-        return release.run_all({name: partial(fetch, name, asset) for name, asset in missing.items()})
-
-
-def _writable(cache: Cache, progress: Progress) -> Cache:
+def _writable(cache: Cache) -> Cache:
     """The cache, or, where it cannot be written, one that is removed with the process."""
     reason = cache.prepare()
     if reason is None:
         return cache
     folder = Path(tempfile.mkdtemp(prefix="supermachine-kernel-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    progress.note(f"note: {cache.folder} cannot be written ({reason}): what is fetched is kept for this build alone")
+    note(f"note: {cache.folder} cannot be written ({reason}): what is fetched is kept for this build alone")
     return Cache(folder)
 
 
-def _into_cache(cache: Cache, release: ReleaseLocation, progress: Progress, name: str, asset: LockedAsset) -> Path:
-    """The entry of one asset; another build may have made it while this one waited."""
+def _into_cache(cache: Cache, release: ReleaseLocation, name: str, asset: LockedAsset) -> None:
+    """Fetch the published file `name` and unpack it."""
     path, packed = cache.path(asset.unpacked), asset.packed
-    if cache.find(asset.unpacked) is not None:
-        progress.advance(packed.size)
-        return path
+    expected = Expected(packed.size, packed.size, packed.sha256)
     if path.exists():
-        progress.note(f"{path}: damaged; fetching it anew")
-    progress.note(f"fetching {release.display(name)} ({packed.size} bytes)")
-    with cache.writing(), cache.temporary() as file:
-        release.fetch(name, file, Expected(packed.size, packed.size, packed.sha256))
-        try:
-            _unpack(file, cache, asset.unpacked)
-        except ContentMismatchError as mismatch:
-            raise release.mismatch_error(name, mismatch) from mismatch
-    progress.note(f"fetched {name}: {asset.unpacked.size} bytes, SHA-256 {asset.unpacked.sha256}")
-    return path
+        note(f"{path}: damaged; fetching it anew")
+    note(f"fetching {release.display(name)} ({packed.size} bytes)")
+    with cache.writing(), cache.temporary() as file, release.fetched(name, file, expected):
+        _unpack(file, cache, asset.unpacked)
+    note(f"fetched {name}: {asset.unpacked.size} bytes, SHA-256 {asset.unpacked.sha256}")
 
 
 def _unpack(packed: BinaryIO, cache: Cache, wanted: LockedFile) -> None:

@@ -8,51 +8,52 @@ from typing import Optional
 import requests
 import urllib3
 
-from .session import RedirectError
+NETWORK_ERRORS = (OSError, ValueError, urllib3.exceptions.HTTPError, http.client.HTTPException)
+"""All that a request can end in. The errors of requests are OSErrors, and ValueErrors are raised for URLs, proxies,
+headers and netrc files that cannot be used."""
 
-NETWORK_ERRORS = (
-    requests.RequestException,
-    urllib3.exceptions.HTTPError,
-    http.client.HTTPException,
-    OSError,
-    ValueError,
-)
-"""All that a request can end in; ValueError is for URLs, proxies, headers and netrc files that cannot be used."""
-
-_MIRROR_CURE = "repair the mirror or proxy, or name another with {setting}"
 _PROXIES = "HTTPS_PROXY, HTTP_PROXY or ALL_PROXY"
 
 
-def lasting_fault(error: Exception) -> Optional[tuple[str, str, str]]:
-    """What was expected, what was found, and what to do, where a second try would end the same; else None."""
+class DownloadError(Exception):
+    """A file cannot be had, and another try would end the same.
+
+    `cure` says what to do; `{setting}` in it stands for how another release base is named.
+    """
+
+    def __init__(
+        self, expected: str, found: str, cure: str = "repair the mirror or proxy, or name another with {setting}"
+    ) -> None:
+        super().__init__(expected, found, cure)
+        self.expected, self.found, self.cure = expected, found, cure
+
+
+def lasting_fault(error: Exception) -> Optional[DownloadError]:
+    """What is wrong where a second try would end the same; else None."""
     cause = _innermost(error)
     if isinstance(cause, ssl.SSLCertVerificationError):
-        found = (cause.verify_message or str(cause)).rstrip(".")
-        return "a certificate that fits", found, "name the authority's certificate with REQUESTS_CA_BUNDLE"
+        found, cure = cause.verify_message or str(cause), "name the authority's certificate with REQUESTS_CA_BUNDLE"
+        return DownloadError("a certificate that fits", found.rstrip("."), cure)
     if isinstance(error, requests.exceptions.SSLError) or "CA certificate bundle" in str(error):
         bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or ""
         if bundle and not _is_ca_bundle(bundle):
             cure = "name a file of certificates in PEM, or unset it"
-            return "a bundle of certificates in REQUESTS_CA_BUNDLE", f"{bundle}, which is none", cure
-    if isinstance(error, RedirectError):
-        return error.expected, error.found, _MIRROR_CURE
+            return DownloadError("a bundle of certificates in REQUESTS_CA_BUNDLE", f"{bundle}, which is none", cure)
     if isinstance(error, requests.TooManyRedirects):
-        return "at most 10 redirects", "more", _MIRROR_CURE
+        return DownloadError("at most 10 redirects", "more")
     if isinstance(error, requests.exceptions.InvalidHeader):
-        return "one Content-Length", "several that differ", _MIRROR_CURE
+        return DownloadError("one Content-Length", "several that differ")
     if isinstance(error, requests.exceptions.InvalidSchema) and "SOCKS" in str(error):
-        return (
-            "an http or https proxy",
-            "a SOCKS proxy",
-            f"name another in {_PROXIES}, or exempt the host with NO_PROXY",
-        )
+        cure = f"name another in {_PROXIES}, or exempt the host with NO_PROXY"
+        return DownloadError("an http or https proxy", "a SOCKS proxy", cure)
     if isinstance(error, UnicodeDecodeError):
-        return "a netrc file in UTF-8", "another encoding", "save it in UTF-8 (NETRC names it, else ~/.netrc)"
+        cure = "save it in UTF-8 (NETRC names it, else ~/.netrc)"
+        return DownloadError("a netrc file in UTF-8", "another encoding", cure)
     if isinstance(error, ValueError):  # its text may hold a password
         by_user = isinstance(error, UnicodeEncodeError)
         found = "a user or password that is not Latin-1" if by_user else "one that cannot be parsed"
         cure = f"check it, and {_PROXIES}; in a password, percent-encode what is no letter or digit"
-        return "a URL that can be asked", found, cure
+        return DownloadError("a URL that can be asked", found, cure)
     return None
 
 
@@ -64,12 +65,12 @@ def describe(error: Exception) -> str:
 
 
 def _is_ca_bundle(path: str) -> bool:
-    folder = os.path.isdir(path)
+    if os.path.isdir(path):
+        return True
     try:
-        context = ssl.create_default_context(capath=path) if folder else ssl.create_default_context(cafile=path)
+        return bool(ssl.create_default_context(cafile=path).get_ca_certs())
     except OSError:  # ssl.SSLError among them
         return False
-    return folder or bool(context.get_ca_certs())
 
 
 def _innermost(error: BaseException) -> BaseException:

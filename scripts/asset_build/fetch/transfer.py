@@ -1,33 +1,29 @@
 """Downloads over https and http. They resume, are tried again, and end at a deadline."""
 
 import contextlib
-import hashlib
 import os
 import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Optional
+from typing import BinaryIO, Callable, Optional
 
 import requests
 import urllib3
 
-from supermachine_kernel._version import VERSION
-
-from ..errors import BuildError, ContentMismatchError, printable
+from ..digests import stream_sha256
+from ..errors import ContentMismatchError, printable
 from ..lock import LOCK_NAME
-from .limits import Limits
-from .network_errors import NETWORK_ERRORS, describe, lasting_fault
-from .progress import Progress
+from .network_errors import NETWORK_ERRORS, DownloadError, describe, lasting_fault
+from .progress import note
 from .release_url import display_url
-from .session import Auth, Connections, Session
+from .session import Session
 
 _CHUNK = 256 << 10
 _ENOUGH = 64 << 10
 """Bytes that a try must bring for the next one to begin the count, and the waits, anew."""
 _CONTENT_LENGTH = re.compile(r"[0-9]{1,19}")  # RFC 9110, 8.6
 
-# {setting} is how another release base is named, and what else there is.
 _NETWORK_CURE = "check the network and the proxy (HTTPS_PROXY), or name a mirror or a folder with {setting}"
 _SERVER_CURE = "try again later, or name a mirror or a folder with {setting}"
 _RATE_CURE = "the host refuses, or its rate limit is reached: set GITHUB_TOKEN, wait, or use a mirror"
@@ -53,14 +49,14 @@ class Expected:
     def check(self, file: BinaryIO) -> None:
         """Compare a whole file with what was expected. Raises ContentMismatchError, or OSError from reading it."""
         size = file.seek(0, os.SEEK_END)
-        if self.size is not None and size != self.size:
+        if size > self.limit:
+            raise ContentMismatchError(f"at most {self.limit} bytes", "more")
+        if self.size not in (None, size):
             raise ContentMismatchError(f"{self.size} bytes", f"{size} bytes")
-        digest = hashlib.sha256()
         file.seek(0)
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-        if self.sha256 is not None and digest.hexdigest() != self.sha256:
-            raise ContentMismatchError(f"SHA-256 {self.sha256} ({self.said_by})", digest.hexdigest())
+        sha256 = stream_sha256(file)
+        if self.sha256 not in (None, sha256):
+            raise ContentMismatchError(f"SHA-256 {self.sha256} ({self.said_by})", sha256)
         file.seek(0)
 
     def __str__(self) -> str:
@@ -75,71 +71,53 @@ class _RetryableError(Exception):
         self.found, self.wait, self.cure = printable(found), wait, cure
 
 
-@dataclass(frozen=True)
-class Host:
-    """How a release host is asked, and who is told of it.
+class Download:
+    """One file on its way: how many bytes of it are there, and whether they came in several parts.
 
-    `auth` sets the credentials of the first request. `setting` is what errors tell the user to name another release
-    base with.
+    `advance` is told of each number of bytes that arrives, and of a negative one where the file starts again.
     """
 
-    auth: Optional[Auth]
-    limits: Limits
-    connections: Connections
-    progress: Progress
-    setting: str
-
-
-class Download:
-    """One file on its way: how many bytes of it are there, and whether they came in several parts."""
-
-    def __init__(self, host: Host, url: str, out: BinaryIO, expected: Expected) -> None:
-        self._host, self._limits, self._connections = host, host.limits, host.connections
-        self._url, self._out, self._expected = url, out, expected
+    def __init__(
+        self, session: Session, url: str, out: BinaryIO, expected: Expected, advance: Callable[[int], object]
+    ) -> None:
+        self._session, self._url, self._out, self._expected, self._advance = session, url, out, expected, advance
         self._received = self._tries = 0
         self._joined = False
         self._may_resume = expected.sha256 is not None  # the digest proves that the parts are of one file
 
     def run(self) -> None:
-        """Write the file to `out` and check it. Raises BuildError, ContentMismatchError, and OSError from `out`."""
-        began, limits = time.monotonic(), self._limits
-        fresh = urllib3.Retry(
-            limits.tries - 1,
-            backoff_factor=limits.backoff,
-            backoff_max=limits.longest_wait,
-            backoff_jitter=limits.backoff,
+        """Write the file to `out` and check it. Raises DownloadError, ContentMismatchError, and OSError from `out`."""
+        began, limits = time.monotonic(), self._session.limits
+        fresh = retry = urllib3.Retry(
+            None, backoff_factor=limits.backoff, backoff_max=limits.longest_wait, backoff_jitter=limits.backoff
         )
-        retry = fresh
-        with Session(self._connections) as session:
-            while True:
-                before = self._received
-                try:
-                    self._try(session)
-                    return self._expected.check(self._out)
-                except _RetryableError as error:
-                    retry = self._wait(fresh if self._received - before >= _ENOUGH else retry, error, began)
-                except ContentMismatchError:
-                    if not self._joined:
-                        raise
-                    self._note("the parts do not fit together; starting again")
-                    self._may_resume = False
+        while True:
+            before = self._received
+            try:
+                self._try()
+                return self._expected.check(self._out)
+            except _RetryableError as error:
+                retry = (fresh if self._received - before >= _ENOUGH else retry).increment(error=error)
+                self._wait(retry, error, began)
+            except ContentMismatchError:
+                if not self._joined:
+                    raise
+                self._note("the parts do not fit together; starting again")
+                self._may_resume = False
 
-    def _try(self, session: requests.Session) -> None:
+    def _try(self) -> None:
         self._tries += 1
-        headers = {"Accept-Encoding": "identity", "User-Agent": f"supermachine-kernel/{VERSION}"}
-        if self._received and self._may_resume:
-            headers["Range"] = f"bytes={self._received}-"
+        headers = {"Range": f"bytes={self._received}-"} if self._received and self._may_resume else {}
         with self._explained():
-            timeout = (self._limits.connect, self._limits.silence)
-            response = session.get(self._url, headers=headers, auth=self._host.auth, stream=True, timeout=timeout)
+            timeout = (self._session.limits.connect, self._session.limits.silence)
+            response = self._session.get(self._url, headers=headers, stream=True, timeout=timeout)
         with contextlib.closing(response):
-            self._begin(response, resumes="Range" in headers)
-            for chunk in self._chunks(response):
+            self._begin(response, resumes=bool(headers))
+            while chunk := self._read(response):
                 self._out.write(chunk)
                 self._received += len(chunk)
-                self._host.progress.advance(len(chunk))
-        self._check_stopped()
-        if self._received < (self._expected.size or 0):
+                self._advance(len(chunk))
+        if self._session.stopped.is_set() or self._received < (self._expected.size or 0):
             raise _RetryableError(f"an end after {self._received} bytes{_kind(response)}")
 
     def _begin(self, response: requests.Response, resumes: bool) -> None:
@@ -151,72 +129,57 @@ class Download:
             self._may_resume = False
             raise _RetryableError("416 to a request for the rest")
         if response.status_code != 200:
-            raise self._status_error(response)
+            raise _status_error(response)
         self._out.seek(0)
         self._out.truncate()
-        self._host.progress.advance(-self._received)
+        self._advance(-self._received)
         self._received, self._joined = 0, False
         announced = _CONTENT_LENGTH.fullmatch(response.headers.get("Content-Length", ""))
         if self._expected.size is not None and announced and int(announced[0]) != self._expected.size:
             raise ContentMismatchError(str(self._expected), f"{int(announced[0])} bytes{_kind(response)}")
 
-    def _chunks(self, response: requests.Response) -> Iterator[bytes]:
-        """The bytes as they were sent, whatever Content-Encoding says of them; none after the last expected one."""
-        while self._received != self._expected.size:
-            if self._received > self._expected.limit:
-                raise ContentMismatchError(f"at most {self._expected.limit} bytes", "more")
-            most = min(_CHUNK, (self._expected.size or self._received + _CHUNK) - self._received)
-            with self._explained():
-                chunk = response.raw.read1(most, decode_content=False)
-            if not chunk:
-                return
-            yield chunk
-
-    def _status_error(self, response: requests.Response) -> Exception:
-        status, wait = response.status_code, parse_retry_after(response.headers.get("Retry-After"))
-        found, cure = f"{status} {(response.reason or '')[:100]}".strip(), _STATUS_CURES.get(status, _SERVER_CURE)
-        if status in (408, 429) or status >= 500 or (status == 403 and wait is not None):
-            return _RetryableError(found, wait, cure)
-        return self._refused("200", found, cure)
+    def _read(self, response: requests.Response) -> bytes:
+        """The next bytes as they were sent, whatever Content-Encoding says of them; none after the last expected."""
+        left = (self._expected.size or self._expected.limit + 1) - self._received
+        with self._explained():
+            data: bytes = response.raw.read1(min(_CHUNK, left), decode_content=False) if left else b""
+        return data
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn what requests and urllib3 raise into a BuildError, or a _RetryableError where another try may help."""
+        """Turn what requests and urllib3 raise into a DownloadError, or a _RetryableError where a try may help."""
         try:
             yield
         except NETWORK_ERRORS as error:
-            self._check_stopped()
-            fault = lasting_fault(error)
-            raise (self._refused(*fault) if fault else _RetryableError(describe(error))) from error
+            fault = None if self._session.stopped.is_set() else lasting_fault(error)
+            raise (fault or _RetryableError(describe(error))) from error
 
-    def _wait(self, retry: urllib3.Retry, error: _RetryableError, began: float) -> urllib3.Retry:
-        """Wait until it is time for the next try. Raises BuildError if there is to be none."""
-        self._check_stopped()
-        try:
-            retry = retry.increment(error=error)
-            wait = retry.get_backoff_time() if error.wait is None else error.wait
-        except urllib3.exceptions.MaxRetryError:
-            wait = float("inf")
-        if wait > self._limits.longest_wait or wait > self._connections.seconds_left():
+    def _wait(self, retry: urllib3.Retry, error: _RetryableError, began: float) -> None:
+        """Wait until it is time for the next try. Raises DownloadError if there is to be none."""
+        session, limits, expected = self._session, self._session.limits, str(self._expected)
+        if session.stopped.is_set():
+            found = f"{self._received} bytes by the end of {limits.total:g} s"
+            raise DownloadError(expected, found, _NETWORK_CURE) from error
+        wait = retry.get_backoff_time() if error.wait is None else error.wait
+        if len(retry.history) == limits.tries or wait > min(limits.longest_wait, session.seconds_left()):
             asked = "" if error.wait is None else f", and the host asks to wait {error.wait:.0f} s"
             tries = "1 try" if self._tries == 1 else f"{self._tries} tries"
             found = f"{error.found} ({tries} in {time.monotonic() - began:.0f} s{asked})"
-            raise self._refused(str(self._expected), found, error.cure) from error
+            raise DownloadError(expected, found, error.cure) from error
         self._note(f"{error.found}; trying again in {wait:.1f} s")
-        self._connections.stopped.wait(wait)
-        return retry
-
-    def _check_stopped(self) -> None:
-        if self._connections.stopped.is_set():
-            found = f"{self._received} bytes by the end of {self._connections.total:g} s"
-            raise self._refused(str(self._expected), found, _NETWORK_CURE)
+        session.stopped.wait(wait)
 
     def _note(self, text: str) -> None:
-        self._host.progress.note(f"{display_url(self._url)}: {text}")
+        note(f"{display_url(self._url)}: {text}")
 
-    def _refused(self, expected: str, found: str, cure: str) -> BuildError:
-        cure = cure.format(setting=self._host.setting)
-        return BuildError(display_url(self._url), expected, printable(found), cure)
+
+def _status_error(response: requests.Response) -> Exception:
+    """The error of a response that is no file."""
+    status, wait = response.status_code, parse_retry_after(response.headers.get("Retry-After"))
+    found, cure = f"{status} {(response.reason or '')[:100]}".strip(), _STATUS_CURES.get(status, _SERVER_CURE)
+    if status in (408, 429) or status >= 500 or (status == 403 and wait is not None):
+        return _RetryableError(found, wait, cure)
+    return DownloadError("200", found, cure)
 
 
 def parse_retry_after(text: Optional[str]) -> Optional[float]:

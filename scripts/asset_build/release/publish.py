@@ -1,19 +1,20 @@
 """Make a release and its lock: the release layout from verified sets, the lock from a published release."""
 
+import contextlib
 import hashlib
 import io
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 from supermachine_kernel._assets import Asset
 from supermachine_kernel._version import VERSION
 
 from ..atomic_write import write_atomically
-from ..errors import BuildError, ContentMismatchError
-from ..fetch.progress import Progress
+from ..errors import BuildError
+from ..fetch.progress import progress_bar
 from ..fetch.release_location import ReleaseLocation
 from ..fetch.release_url import display_url, is_offline, parse_location
 from ..fetch.transfer import Expected
@@ -78,27 +79,30 @@ def lock_published(
     location = parse_location(text, "--from")
     if is_offline(environ) and isinstance(location, str):
         raise BuildError(f"{display_url(location)}: SUPERMACHINE_OFFLINE keeps it from being asked", cure="unset it")
-    with tempfile.TemporaryDirectory(prefix="supermachine-kernel-") as folder, Progress(None) as progress:
-        base = ReleaseLocation(location, environ.get("GITHUB_TOKEN"), progress, setting="--from")
-        sums = base.run_all({SUMS_NAME: lambda: _fetch_sums(base, guest_set)})[SUMS_NAME]
-
-        def job(asset: Asset) -> Callable[[], LockedAsset]:
-            name = packed_name(guest_set.name, asset.name)
-            return lambda: _fetch_measured(base, name, sums[name], asset, Path(folder, asset.name))
-
-        assets = base.run_all({asset.name: job(asset) for asset in guest_set.assets})
-        files = {asset.name: Path(folder, asset.name) for asset in guest_set.assets}
-        urls = {asset.name: base.display(packed_name(guest_set.name, asset.name)) for asset in guest_set.assets}
+    names = {asset.name: packed_name(guest_set.name, asset.name) for asset in guest_set.assets}
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="supermachine-kernel-"))
+        files = {name: Path(folder, name) for name in names}
+        bar = stack.enter_context(progress_bar(None))
+        base = stack.enter_context(ReleaseLocation(location, environ.get("GITHUB_TOKEN"), bar.update, setting="--from"))
+        sums = _fetch_sums(base, list(names.values()))
+        assets = {
+            asset.name: _fetch_measured(base, names[asset.name], sums[names[asset.name]], asset, files[asset.name])
+            for asset in guest_set.assets
+        }
+        urls = {name: base.display(packed) for name, packed in names.items()}
         verified = verify_set(Source(guest_set, "published", files, urls=urls), locked)
     return LockedSet(guest_set.name, assets, verified.build)
 
 
-def _fetch_sums(base: ReleaseLocation, guest_set: GuestSet) -> dict[str, str]:
+def _fetch_sums(base: ReleaseLocation, names: list[str]) -> dict[str, str]:
+    """The published SHA256SUMS, which has a line for each of `names`. Raises BuildError."""
     text = io.BytesIO()
-    base.fetch(SUMS_NAME, text, Expected(_SUMS_LIMIT))
-    where, names = base.display(SUMS_NAME), [packed_name(guest_set.name, asset.name) for asset in guest_set.assets]
+    with base.fetched(SUMS_NAME, text, Expected(_SUMS_LIMIT)):
+        content = text.getvalue()
+    where = base.display(SUMS_NAME)
     try:
-        sums = parse_sums(text.getvalue().decode())
+        sums = parse_sums(content.decode())
     except ValueError as error:
         raise BuildError(where, "sha256sum's output", repr(str(error)), "stage it anew") from error
     missing = [name for name in names if name not in sums]
@@ -111,11 +115,8 @@ def _fetch_measured(base: ReleaseLocation, name: str, sha256: str, asset: Asset,
     """Fetch the published file `name` and unpack it to `path`: its size and SHA-256, packed and unpacked."""
     largest = asset.sizes[1]
     with path.open("wb") as file, tempfile.TemporaryFile(dir=path.parent) as packed:
-        base.fetch(name, packed, Expected(largest + _INCOMPRESSIBLE, sha256=sha256, said_by=SUMS_NAME))
-        try:
+        with base.fetched(name, packed, Expected(largest + _INCOMPRESSIBLE, sha256=sha256, said_by=SUMS_NAME)):
             unpacked = unpack(packed, file, largest)
-        except ContentMismatchError as mismatch:
-            raise base.mismatch_error(name, mismatch) from mismatch
         return LockedAsset(unpacked, LockedFile(packed.tell(), sha256))
 
 
