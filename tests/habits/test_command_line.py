@@ -8,9 +8,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import jsonschema
 import pytest
 
 from supermachine_kernel import _output
@@ -23,8 +23,16 @@ from tests.support import child
 @pytest.fixture(scope="session")
 def published(project: Path) -> dict[str, Any]:
     document: dict[str, Any] = json.loads((project / "docs" / "cli.schema.json").read_text())
-    jsonschema.Draft202012Validator.check_schema(document)
     return document
+
+
+@pytest.fixture(scope="session")
+def jsonschema(published: dict[str, Any]) -> ModuleType:
+    """The library, whose import takes seconds: a test that needs it is slow."""
+    import jsonschema
+
+    jsonschema.Draft202012Validator.check_schema(published)
+    return jsonschema
 
 
 @pytest.fixture(scope="session")
@@ -65,8 +73,11 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_json_is_as_its_schema_says(arguments: list[str], schema: dict[str, Any], tmp_path: Path) -> None:
+def test_json_is_as_its_schema_says(
+    arguments: list[str], schema: dict[str, Any], jsonschema: ModuleType, tmp_path: Path
+) -> None:
     done = child.command_line(*(each.format(folder=tmp_path) for each in arguments), "--json")
     document = json.loads(done.stdout)
     jsonschema.validate(document, schema)
@@ -74,7 +85,8 @@ def test_json_is_as_its_schema_says(arguments: list[str], schema: dict[str, Any]
     assert done.returncode == (0 if document.get("ok", True) else 1)
 
 
-def test_json_of_what_is_wrong_too(damaged: Path, schema: dict[str, Any]) -> None:
+@pytest.mark.slow
+def test_json_of_what_is_wrong_too(damaged: Path, schema: dict[str, Any], jsonschema: ModuleType) -> None:
     for command in ("verify", "doctor"):
         done = child.command_line(command, "--json", site=damaged)
         document = json.loads(done.stdout)
@@ -82,7 +94,8 @@ def test_json_of_what_is_wrong_too(damaged: Path, schema: dict[str, Any]) -> Non
         assert (done.returncode, document["ok"]) == (1, False)
 
 
-def test_the_receipt_is_as_its_schema_says(schema: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_receipt_is_as_its_schema_says(schema: dict[str, Any], jsonschema: ModuleType, tmp_path: Path) -> None:
     assert child.command_line("bundle", tmp_path).returncode == 0
     receipt = json.loads((tmp_path / "manifest.json").read_text())
     jsonschema.validate(receipt, {"$ref": "#/$defs/receipt", "$defs": schema["$defs"]})
@@ -99,16 +112,20 @@ def test_the_schema_knows_every_command_form_and_finding(schema: dict[str, Any])
     assert schema["properties"]["format"]["const"] == _output.FORMAT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"format": 2}, {"command": "infos"}, {"path": 1}])
-def test_the_schema_refuses_what_it_does_not_describe(change: dict[str, Any], published: dict[str, Any]) -> None:
+def test_the_schema_refuses_what_it_does_not_describe(
+    change: dict[str, Any], published: dict[str, Any], jsonschema: ModuleType
+) -> None:
     document = {**json.loads(child.command_line("path", "--json").stdout), **change}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(document, published)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["info"], ["path"], ["verify"], ["doctor"]], ids=" ".join)
 def test_a_field_more_is_of_the_same_format(
-    arguments: list[str], published: dict[str, Any], schema: dict[str, Any]
+    arguments: list[str], published: dict[str, Any], schema: dict[str, Any], jsonschema: ModuleType
 ) -> None:
     document = json.loads(child.command_line(*arguments, "--json").stdout)
     inner = {"info": ("assets", "kernel"), "verify": ("files", 0), "doctor": ("findings", 0)}.get(arguments[0])

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from packaging.tags import Tag, parse_tag, sys_tags
 
 from scripts.asset_build.errors import BuildError
@@ -144,6 +142,9 @@ def test_an_index_and_a_reader_of_bills_of_materials_find_nothing_wrong_with_it(
             [sys.executable, "-m", *command, native_wheel], env=outside, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout + done.stderr
+    from cyclonedx.schema import SchemaVersion  # their import takes seconds, which only slow tests may
+    from cyclonedx.validation.json import JsonStrictValidator
+
     with zipfile.ZipFile(native_wheel) as archive:
         (name,) = (name for name in archive.namelist() if ".dist-info/sboms/" in name)
         text = archive.read(name).decode()
