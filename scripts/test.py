@@ -32,7 +32,9 @@ from scripts.machine.program import log, run_program
 
 SET = "aarch64"
 """The set that all tests are run with which would say the same of any."""
-QUICK = ("-m", "not slow")
+QUICK = ("-m", "not slow and not whole_run", "--durations=5", "--durations-min=1")
+"""Whoever adds a test that takes a second sees it."""
+OTHER_PYTHONS = ("-m", "not slow")
 SUPPORTED = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
 
 EPILOG = """\
@@ -91,7 +93,7 @@ def run(folder: Path, *, quick: bool, pytest_arguments: list[str]) -> None:
             _run_step(
                 f"module on {version}",
                 module,
-                ["pytest", "-n", "2", "--dist", "loadgroup", *QUICK, "tests/module"],
+                ["pytest", "-n", "2", "--dist", "loadgroup", *OTHER_PYTHONS, "tests/module"],
                 installed,
             )
 

@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     sys.path[:0] = [installed, str(PROJECT)]
 
 
-SHARE_MUCH = {"test_audit", "test_clean_root", "test_index", "test_patches", "test_release"}
+SHARE_MUCH = {"test_audit", "test_clean_root", "test_index", "test_patches", "test_release", "test_sdist"}
 """Files of tests whose fixtures take long to make."""
 
 

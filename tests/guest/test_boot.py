@@ -256,6 +256,7 @@ def test_what_keeps_the_guest_from_booting_has_its_fields_in_json(tmp_path: Path
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_wheel_of_another_package(tmp_path: Path) -> None:
     wheel = tmp_path / "other-1-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from scripts.machine.packages import install_commands
 from tests.support import guest
 
@@ -18,6 +20,7 @@ KERNEL_CHECKS = [
 ]
 
 
+@pytest.mark.slow
 def test_cppcheck_finds_nothing_in_init_oci_and_agent(project: Path) -> None:
     folders = [str(project / "kernel-build" / name) for name in ("init-oci", "agent")]
     programs = [*guest.SOURCES.glob("*.c"), *guest.SOURCES.glob("agent/*.c")]

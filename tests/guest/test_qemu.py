@@ -21,6 +21,7 @@ def machine(tmp_path: Path) -> qemu.Machine:
     return qemu.Machine(tmp_path / "kernel", tmp_path / "initramfs", cpus=1, emulator=emulator)
 
 
+@pytest.mark.slow
 def test_the_last_lines_are_kept_and_long_ones_are_cut(machine: qemu.Machine) -> None:
     with machine:
         seen = machine.wait(120)
@@ -30,6 +31,7 @@ def test_the_last_lines_are_kept_and_long_ones_are_cut(machine: qemu.Machine) ->
     assert seen.lines[-1].text == "last"
 
 
+@pytest.mark.slow
 def test_a_line_is_found_while_others_are_forgotten(machine: qemu.Machine) -> None:
     with machine:
         assert machine.wait_for("^last$", 120).text == "last"

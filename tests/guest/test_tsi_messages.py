@@ -137,6 +137,7 @@ PAYLOADS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.tuples(st.integers(1024, 1031) | st.integers(0, 2000), PORTS, PAYLOADS), max_size=10))
 def test_any_datagrams_are_borne_by_the_host(datagrams: list[tuple[int, int, bytes]]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import disk
+from tests.support.quick import sampled
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 PROGRAMS = sorted(path.name for path in SCRIPTS.glob("*.py") if path.read_bytes().startswith(b"#!"))
@@ -63,7 +64,7 @@ def test_the_programs_are_found() -> None:
     }
 
 
-@pytest.mark.parametrize("arguments", TAKES_A_PATH, ids=" ".join)
+@pytest.mark.parametrize("arguments", sampled(TAKES_A_PATH), ids=" ".join)
 @pytest.mark.parametrize("path", ["", LONG], ids=["empty", "5000 characters"])
 def test_a_path_that_cannot_be_is_refused_in_one_line(
     path: str, arguments: list[str], wheel: Path, tmp_path: Path
@@ -88,7 +89,7 @@ def test_a_path_without_permission_is_refused_in_one_line(arguments: list[str], 
     assert_one_line(done, arguments[0])
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", sampled(PROGRAMS))
 def test_output_that_cannot_be_written_is_one_line_and_a_failure(program: str) -> None:
     command = f"{sys.executable} {SCRIPTS / program} --help"
     for redirection, reason in (">&-", "Bad file descriptor"), (">/dev/full", "No space left on device"):
@@ -96,7 +97,7 @@ def test_output_that_cannot_be_written_is_one_line_and_a_failure(program: str) -
         assert (done.returncode, done.stderr) == (1, f"{program}: standard output: cannot be written: {reason}\n")
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", sampled(PROGRAMS))
 def test_messages_that_cannot_be_written_change_nothing_else(program: str) -> None:
     command = f"{sys.executable} {SCRIPTS / program}"
     for redirection in ("2>&-", "2>/dev/full"):
@@ -123,7 +124,7 @@ def interrupt(*_):
 """
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", sampled(PROGRAMS))
 @pytest.mark.parametrize(
     ("when", "status", "said"),
     [
@@ -142,7 +143,15 @@ def test_an_interrupt_is_never_a_traceback(program: str, when: str, status: int,
 
 @pytest.mark.parametrize(
     ("program", "module"),
-    [("audit.py", "zlib"), ("boot.py", "mmap"), ("rebuild.py", "zlib"), ("release.py", "zlib"), ("wheel.py", "zlib")],
+    sampled(
+        [
+            ("audit.py", "zlib"),
+            ("boot.py", "mmap"),
+            ("rebuild.py", "zlib"),
+            ("release.py", "zlib"),
+            ("wheel.py", "zlib"),
+        ]
+    ),
 )
 def test_a_python_without_a_module_that_is_needed_is_told_in_one_line(
     program: str, module: str, tmp_path: Path
@@ -187,7 +196,7 @@ def test_a_full_disk_under_out_is_told_of_the_folder(built_set: Path, tmp_path: 
     assert last.startswith("wheel.py: ") and "No space left on device" in last and str(small) in last
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", sampled(PROGRAMS))
 def test_a_process_without_memory_ends_in_one_line(program: str, tmp_path: Path) -> None:
     (tmp_path / "argparse.py").write_text(NO_MEMORY.format(here=str(tmp_path)))
     done = run([program], tmp_path, PYTHONPATH=str(tmp_path))

@@ -88,6 +88,7 @@ def _run(script: str, folder: Path, **variables: str) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_actionlint_finds_nothing(project: Path, actionlint: Path) -> None:
     assert _lint(actionlint, *(_path(project, name) for name in NAMES)) == []
 
@@ -196,6 +197,7 @@ def test_the_required_job_fails_unless_every_other_succeeded(
     assert _run(script, tmp_path, RESULTS=results).returncode == status
 
 
+@pytest.mark.slow
 def test_the_commands_exist(project: Path, workflows: dict[str, Workflow]) -> None:
     """Every file of the checkout that a step names is there, and every option is one that its script has."""
     seen = set()

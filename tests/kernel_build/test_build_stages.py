@@ -44,6 +44,7 @@ def test_patch_that_does_not_apply(
     assert list(cache.glob("work.*")) == []
 
 
+@pytest.mark.slow
 def test_option_that_does_not_survive(
     checkout: Path, cache: Path, tiny_source: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -73,6 +74,7 @@ def test_asset_that_has_no_source(checkout: Path) -> None:
     assert result.stderr == f"build.sh: {table}: toybox: there is no source of such an asset\n"
 
 
+@pytest.mark.slow
 def test_tarball_without_a_kernel(checkout: Path, cache: Path, tmp_path: Path) -> None:
     tarball = Path(shutil.make_archive(str(tmp_path / "photos"), "gztar", checkout, "config"))
     result = build("--source", tarball, "--out", tmp_path / "out", tree=checkout, cache=cache)

@@ -89,6 +89,7 @@ def test_out_that_is_a_file(tmp_path: Path) -> None:
 # --- the machine ---
 
 
+@pytest.mark.slow
 def test_a_linux_without_apt_is_refused(commands_without: Callable[..., Path]) -> None:
     result = build(path=commands_without("apt-get"))
     assert result.returncode == 1
@@ -96,6 +97,7 @@ def test_a_linux_without_apt_is_refused(commands_without: Callable[..., Path]) -
     assert "from the release" in result.stderr and "docker run" in result.stderr
 
 
+@pytest.mark.slow
 def test_another_system_than_linux_is_refused(commands_without: Callable[..., Path]) -> None:
     path = commands_without("uname")
     (path / "uname").write_text("#!/bin/sh\necho Darwin\n")

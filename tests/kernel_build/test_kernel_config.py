@@ -59,6 +59,7 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_docker_s_own_check_misses_only_what_the_page_of_the_kernel_leaves_out(config: Path, project: Path) -> None:
     missing = _missing(config)
     page = (project / "docs" / "guest-kernel.md").read_text()
@@ -67,6 +68,7 @@ def test_docker_s_own_check_misses_only_what_the_page_of_the_kernel_leaves_out(c
     assert {name for name in LEFT_OUT if f"`{name}`" not in page} == {"BTRFS_FS_POSIX_ACL"}
 
 
+@pytest.mark.slow
 def test_docker_s_own_check_sees_an_option_that_is_missing(config: Path) -> None:
     config.write_text(config.read_text().replace("CONFIG_VETH=y", "# CONFIG_VETH is not set"))
     assert _missing(config)["necessary"] == {"VETH"}

@@ -16,8 +16,11 @@ import pytest
 import supermachine_kernel
 from supermachine_kernel import ASSETS, Asset, AssetError, _assets, _proof
 from tests.support import child
+from tests.support.quick import sampled
 
-each_asset = pytest.mark.parametrize("asset", ASSETS, ids=[asset.name for asset in ASSETS])
+IDS = [asset.name for asset in ASSETS]
+each_asset = pytest.mark.parametrize("asset", ASSETS, ids=IDS)
+one_asset_when_quick = pytest.mark.parametrize("asset", sampled(ASSETS), ids=IDS)
 
 
 def test_the_four_assets_in_order() -> None:
@@ -95,7 +98,7 @@ def test_a_copy_of_an_asset_is_that_asset(asset: Asset) -> None:
         assert pickle.loads(pickle.dumps(asset, protocol)) is asset
 
 
-@each_asset
+@one_asset_when_quick
 def test_missing_asset_is_named_with_a_cure(asset: Asset, module_copy: Path) -> None:
     path = module_copy / "supermachine_kernel" / "assets" / asset.name
     path.unlink()
@@ -109,7 +112,7 @@ def test_missing_asset_is_named_with_a_cure(asset: Asset, module_copy: Path) -> 
     assert str(path) in message
 
 
-@each_asset
+@one_asset_when_quick
 def test_asset_of_another_size_is_never_read(asset: Asset, module_copy: Path) -> None:
     path = module_copy / "supermachine_kernel" / "assets" / asset.name
     uses = ("path", "read_bytes()", "view()", "verify()", "extract_to('never')")
@@ -131,7 +134,9 @@ def test_a_set_that_is_not_whole_is_not_begun(module_copy: Path, tmp_path: Path)
 DAMAGED = "expected the manifest of the assets, found a damaged one; "
 
 
-@pytest.mark.parametrize("text", ["MANIFEST = (", "\0", "MANIFEST = {}", "MANIFEST = 1", 'MANIFEST = {"assets": {}}'])
+@pytest.mark.parametrize(
+    "text", sampled(["MANIFEST = (", "\0", "MANIFEST = {}", "MANIFEST = 1", 'MANIFEST = {"assets": {}}'])
+)
 def test_a_damaged_manifest_is_said_when_it_is_asked_for(module_copy: Path, text: str) -> None:
     path = module_copy / "supermachine_kernel" / "_manifest.py"
     path.write_text(text)
@@ -166,7 +171,7 @@ def test_every_field_of_a_manifest_is_looked_at(monkeypatch: pytest.MonkeyPatch)
     assert more == supermachine_kernel.MANIFEST
 
 
-@each_asset
+@one_asset_when_quick
 def test_one_flipped_byte_fails_verify(asset: Asset, module_copy: Path) -> None:
     path = module_copy / "supermachine_kernel" / "assets" / asset.name
     flip(path, asset.size // 2)
@@ -273,7 +278,9 @@ assert supermachine_kernel.ensure_assets(folder / "ensured") == folder / "ensure
         for folder in ("one", "all", "ensured"):
             assert_whole(tmp_path / folder)
 
-    @pytest.mark.parametrize("way", ["{name}", "./{name}", "../{folder}/./{name}", "{path}/..//{folder}/{name}"])
+    @pytest.mark.parametrize(
+        "way", sampled(["{name}", "./{name}", "../{folder}/./{name}", "{path}/..//{folder}/{name}"])
+    )
     def test_however_the_path_to_it_is_written(self, way: str, archive: Path) -> None:
         written = way.format(name=archive.name, folder=archive.parent.name, path=archive.parent)
         program = """\
@@ -302,7 +309,8 @@ supermachine_kernel.verify()
                     new.writestr(name, content)
         return changed
 
-    @pytest.mark.parametrize("part", ["content", "header"])
+    @pytest.mark.whole_run
+    @pytest.mark.parametrize("part", sampled(["content", "header"]))
     def test_a_damaged_archive_is_an_asset_error(self, part: str, archive: Path) -> None:
         changed = archive.with_name("changed.zip")
         with zipfile.ZipFile(archive) as old, zipfile.ZipFile(changed, "w") as new:

@@ -13,6 +13,7 @@ import pytest
 
 from supermachine_kernel import ASSETS, KERNEL, ensure_assets
 from tests.support import child, disk, odd_system
+from tests.support.quick import sampled
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is of Linux")
 
@@ -39,7 +40,7 @@ except k.SupermachineKernelError as error:
 
 
 @on_linux
-@pytest.mark.parametrize("moment", ["open", "write", "chmod", "fsync"])
+@pytest.mark.parametrize("moment", sampled(["open", "write", "chmod", "fsync"]))
 @pytest.mark.parametrize("way", WAYS)
 def test_a_link_in_the_place_of_a_temporary_file_leads_nowhere(way: str, moment: str, tmp_path: Path) -> None:
     """At each moment between the creation of the file and its name: what the link leads to is not touched."""
@@ -235,7 +236,7 @@ USES = [
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="fork is of POSIX")
-@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("use", sampled(USES))
 def test_a_fork_while_another_thread_is_in_its_first_call_hangs_nobody(use: str, tmp_path: Path) -> None:
     """The other thread is held where it reads a module's file, in the middle of an import; the child does the same."""
     program = f"""\

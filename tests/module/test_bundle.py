@@ -292,6 +292,7 @@ def almost_receipts(draw: st.DrawFn) -> Any:
     return receipt
 
 
+@pytest.mark.whole_run
 @given(content=st.binary() | (JSON | almost_receipts()).map(lambda each: json.dumps(each).encode()))
 @settings(deadline=None)
 def test_any_content_is_a_receipt_or_not_one(content: bytes) -> None:

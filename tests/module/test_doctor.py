@@ -24,6 +24,7 @@ from supermachine_kernel import MANIFEST, _installation
 from supermachine_kernel._assets import ASSETS, KNOWN_ASSETS
 from supermachine_kernel._installation import DESCRIPTIONS
 from tests.support import child, disk
+from tests.support.quick import sampled
 
 SUBJECTS = [
     *("platform", "python", "installation", "kernel", "init-oci", "supermachine-agent", "smpark.ko"),
@@ -82,7 +83,7 @@ def test_the_table_fits_80_columns_and_shows_cures(module_copy: Path) -> None:
     assert too_long == []
 
 
-@pytest.mark.parametrize("asset", ASSETS, ids=[asset.name for asset in ASSETS])
+@pytest.mark.parametrize("asset", sampled(ASSETS), ids=[asset.name for asset in ASSETS])
 def test_each_asset_is_looked_at(asset: supermachine_kernel.Asset, module_copy: Path) -> None:
     path = module_copy / "supermachine_kernel" / "assets" / asset.name
     content = bytearray(path.read_bytes())
@@ -129,15 +130,17 @@ def test_a_damaged_kernel_is_not_described(module_copy: Path) -> None:
 
 @pytest.mark.parametrize(
     ("version", "status", "cure"),
-    [
-        ("{same}", "ok", None),
-        ("{same}+local", "ok", None),
-        ("{same}.post1", "ok", None),
-        ("{same}.post1+local", "ok", None),
-        ("0.1.2.post3", "bad", 'pip install "supermachine-kernel==0.1.2"'),
-        ("0.1.2", "bad", 'pip install "supermachine-kernel==0.1.2"'),
-        ("{same}rc1", "bad", "install a released version of supermachine"),
-    ],
+    sampled(
+        [
+            ("{same}", "ok", None),
+            ("{same}+local", "ok", None),
+            ("{same}.post1", "ok", None),
+            ("{same}.post1+local", "ok", None),
+            ("0.1.2.post3", "bad", 'pip install "supermachine-kernel==0.1.2"'),
+            ("0.1.2", "bad", 'pip install "supermachine-kernel==0.1.2"'),
+            ("{same}rc1", "bad", "install a released version of supermachine"),
+        ]
+    ),
 )
 def test_an_installed_library_of_another_version(
     version: str, status: str, cure: str | None, module_copy: Path
@@ -346,7 +349,7 @@ class TestForm:
         zipped(installed, archive)
         assert self.form(archive) == "zip"
 
-    @pytest.mark.parametrize("started", ["app.pyz", "./app.pyz", "{folder}//app.pyz"])
+    @pytest.mark.parametrize("started", sampled(["app.pyz", "./app.pyz", "{folder}//app.pyz"]))
     def test_a_zip_that_is_run_is_a_zipapp(self, started: str, installed: Path, tmp_path: Path) -> None:
         program = "import sys; from supermachine_kernel.__main__ import main; sys.exit(main())"
         zipped(installed, tmp_path / "app.pyz", program)

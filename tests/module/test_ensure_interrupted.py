@@ -40,6 +40,7 @@ def is_locked(path: Path) -> bool:
 
 
 class TestAtOnce:
+    @pytest.mark.whole_run
     def test_64_threads_at_once_make_one_complete_set(self, tmp_path: Path) -> None:
         start = threading.Barrier(64)
 
@@ -51,6 +52,7 @@ class TestAtOnce:
             assert set(pool.map(ensure, range(64))) == {tmp_path / "a" / "set"}
         assert_whole(tmp_path / "a" / "set")
 
+    @pytest.mark.whole_run
     def test_64_processes_at_once_make_one_complete_set(self, tmp_path: Path) -> None:
         """They fork from one that has done its imports, wait for the same pipe, and are there within a millisecond."""
         program = """\
@@ -186,6 +188,7 @@ class TestKilled:
         assert cut >= times // 4, f"{cut} of {rounds} were killed before they were through"
         assert abandoned > 0, f"none of {rounds} was killed while it wrote"
 
+    @pytest.mark.whole_run
     def test_no_file_is_torn_by_25_kills(self, tmp_path: Path) -> None:
         self.check(tmp_path / "set", 25)
 

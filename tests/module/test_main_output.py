@@ -11,6 +11,7 @@ import pytest
 
 from supermachine_kernel import ASSETS
 from tests.support import child
+from tests.support.quick import sampled
 
 
 def shell(command: str) -> subprocess.CompletedProcess[str]:
@@ -56,7 +57,7 @@ class TestOutput:
         assert (b"\x1b[32mkernel" in output) == coloured
         assert b"kernel" in output
 
-    @pytest.mark.parametrize("command", [["info"], ["info", "--json"], ["verify"], ["doctor"], ["path"]])
+    @pytest.mark.parametrize("command", sampled([["info"], ["info", "--json"], ["verify"], ["doctor"], ["path"]]))
     def test_a_reader_that_goes_away_is_no_traceback(self, command: list[str]) -> None:
         reader, writer = os.pipe()
         os.close(reader)
@@ -71,7 +72,7 @@ class TestOutput:
             )
         assert (done.returncode, done.stderr) == (1, b"")
 
-    @pytest.mark.parametrize("command", ["info --json", "path", "verify", "extract {folder}", "--help"])
+    @pytest.mark.parametrize("command", sampled(["info --json", "path", "verify", "extract {folder}", "--help"]))
     def test_a_closed_stdout_or_stderr_is_no_fault(self, command: str, tmp_path: Path) -> None:
         for closed in (">&-", "2>&-", ">&- 2>&-"):
             done = shell(f"{command.format(folder=tmp_path)} {closed}")
@@ -80,7 +81,8 @@ class TestOutput:
 
     @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is of Linux")
     @pytest.mark.parametrize(
-        "command", ["info", "info --json", "path", "verify", "verify --json", "doctor", "extract {folder}", "--help"]
+        "command",
+        sampled(["info", "info --json", "path", "verify", "verify --json", "doctor", "extract {folder}", "--help"]),
     )
     def test_a_full_stdout_is_one_line_and_1(self, command: str, tmp_path: Path) -> None:
         done = shell(f"{command.format(folder=tmp_path)} > /dev/full")
@@ -96,7 +98,7 @@ class TestOutput:
         done = shell(f"{command} 2> /dev/full")
         assert (done.returncode, done.stderr) == (status, "")
 
-    @pytest.mark.parametrize("command", ["extract", "extract kernel", "bundle", "verify", "path"])
+    @pytest.mark.parametrize("command", sampled(["extract", "extract kernel", "bundle", "verify", "path"]))
     @pytest.mark.parametrize("name", ["a" * 5000, "a/" * 2400, "/proc/1/cwd/a", "/dev/null/a", "/proc"])
     def test_an_absurd_name_is_one_line(self, name: str, command: str) -> None:
         done = child.command_line(*command.split(), name)

@@ -20,6 +20,7 @@ import pytest
 import supermachine_kernel
 from supermachine_kernel import ASSETS, KERNEL
 from tests.support import child, odd_system
+from tests.support.quick import sampled
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is of Linux")
 
@@ -77,7 +78,7 @@ def test_a_disk_that_cannot_be_read_is_blamed_on_the_asset(tmp_path: Path) -> No
 
 
 @on_linux
-@pytest.mark.parametrize("which", ["shared", "every"])
+@pytest.mark.parametrize("which", sampled(["shared", "every"]))
 def test_a_file_system_without_mappings_gives_views_all_the_same(which: str, tmp_path: Path) -> None:
     program = """\
 import hashlib, os, sys, supermachine_kernel as k
@@ -96,7 +97,7 @@ k.ensure_assets(sys.argv[1])
 
 
 @on_linux
-@pytest.mark.parametrize("error", ["EIO", "EBADF", "EPERM", "ENOTTY", "EOPNOTSUPP"])
+@pytest.mark.parametrize("error", sampled(["EIO", "EBADF", "EPERM", "ENOTTY", "EOPNOTSUPP"]))
 def test_a_folder_that_cannot_be_flushed_is_said_once(error: str, tmp_path: Path) -> None:
     number = getattr(errno, error)
     program = """\
@@ -122,8 +123,8 @@ k.ensure_assets(sys.argv[1] + "/again")
 
 
 @on_linux
-@pytest.mark.parametrize("mode", ["755", "700"])
-@pytest.mark.parametrize("answer", ["refuse", "ignore"])
+@pytest.mark.parametrize("mode", sampled(["755", "700"]))
+@pytest.mark.parametrize("answer", sampled(["refuse", "ignore"]))
 def test_modes_that_a_file_system_keeps_are_no_error_where_they_serve(answer: str, mode: str, tmp_path: Path) -> None:
     """As FAT, CIFS and gcsfuse have one mode for every file."""
     program = f"import os; os.chdir({str(tmp_path)!r})\n" + ALL_USES
@@ -159,7 +160,7 @@ for use in uses:
     ], done.stderr
 
 
-@pytest.mark.parametrize("module", ["mmap", "_ctypes", "zlib", "fcntl"])
+@pytest.mark.parametrize("module", sampled(["mmap", "_ctypes", "zlib", "fcntl"]))
 def test_a_python_without_an_optional_module_does_the_same(module: str, tmp_path: Path) -> None:
     program = """\
 import sys
@@ -177,6 +178,7 @@ k.ensure_assets(sys.argv[1] + "/ensured")
     assert_right(tmp_path / "ensured")
 
 
+@pytest.mark.whole_run
 def test_an_archive_that_needs_zlib_where_there_is_none_is_one_clear_error(installed: Path, tmp_path: Path) -> None:
     archive = tmp_path / "packed.zip"
     with zipfile.ZipFile(archive, "w") as file:
@@ -209,7 +211,7 @@ print({"path", "size", "sha256", "name"} <= set(dir(k.KERNEL)), "KERNEL_BYTES" i
 """
 
 
-@pytest.mark.parametrize("missing", ["manifest", "assets", "nothing"])
+@pytest.mark.parametrize("missing", sampled(["manifest", "assets", "nothing"]))
 def test_looking_around_never_fails_for_what_is_not_there(missing: str, module_copy: Path) -> None:
     package = module_copy / "supermachine_kernel"
     if missing == "manifest":

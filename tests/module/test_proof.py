@@ -16,6 +16,7 @@ import pytest
 
 from supermachine_kernel import ASSETS, KERNEL, _folder, _proof, ensure_assets
 from tests.support import child, disk, odd_system
+from tests.support.quick import sampled
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="elsewhere the times of a file say too little")
 
@@ -91,14 +92,16 @@ def _replace_by_a_link(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [
-        *(_flip_and_keep_times, _flip_through_a_mapping, _replace_by_a_copy, _replace_by_a_link, Path.unlink),
-        lambda path: os.truncate(path, 100),
-        lambda path: path.chmod(0o600),
-    ],
+    sampled(
+        [
+            *(_flip_and_keep_times, _flip_through_a_mapping, _replace_by_a_copy, _replace_by_a_link, Path.unlink),
+            lambda path: os.truncate(path, 100),
+            lambda path: path.chmod(0o600),
+        ]
+    ),
     ids=["flip", "mapping", "copy", "link", "remove", "truncate", "mode"],
 )
-@pytest.mark.parametrize("name", ["kernel", "init-oci"])
+@pytest.mark.parametrize("name", sampled(["kernel", "init-oci"]))
 def test_every_change_is_seen(name: str, change: Callable[[Path], None], folder: Path) -> None:
     change(folder / name)
     assert name in read_by_a_start(folder) or not (folder / name).exists()
@@ -112,6 +115,7 @@ def test_every_change_is_seen(name: str, change: Callable[[Path], None], folder:
     assert read_by_a_start(folder) == []
 
 
+@pytest.mark.whole_run
 def test_a_change_at_the_next_moment_is_seen(tmp_path: Path) -> None:
     """Git calls such an entry racy: the clock of the file system may not have gone on since."""
     for turn in range(40):
@@ -157,16 +161,18 @@ def _huge(record: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [
-        _as_another_users,
-        _writable_by_all,
-        _with_another_name,
-        _as_a_link,
-        _cut,
-        _of_another_version,
-        _empty,
-        _huge,
-    ],
+    sampled(
+        [
+            _as_another_users,
+            _writable_by_all,
+            _with_another_name,
+            _as_a_link,
+            _cut,
+            _of_another_version,
+            _empty,
+            _huge,
+        ]
+    ),
 )
 def test_a_record_that_another_could_have_written_or_that_is_damaged_says_nothing(
     change: Callable[[Path], None], folder: Path

@@ -76,6 +76,7 @@ def test_a_home_without_locks_is_used_and_said_so(error: int, project: Path, tmp
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS], ids=errno.errorcode.get)
 def test_a_build_cache_without_locks_gives_its_set_and_says_so(
     error: int, project: Path, built_set: Path, tmp_path: Path

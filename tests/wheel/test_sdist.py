@@ -53,6 +53,7 @@ def test_no_asset_is_in_it(sdist: Path, built_set: Path) -> None:
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["docs/notes.md", "supermachine_kernel/other.py"])
 def test_a_link_that_leads_out_of_the_checkout_stops_it(name: str, copy_of_checkout: Path, tmp_path: Path) -> None:
     """Else the file that it leads to, the user's own, would go along."""

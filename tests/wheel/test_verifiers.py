@@ -115,6 +115,7 @@ class TestAnyBytes:
     def test_any_bytes_are_verified_or_refused(self, verify: Verifier, start: bytes, rest: bytes) -> None:
         facts_or_inspection_error(verify, start + rest)
 
+    @pytest.mark.slow
     @each_verifier
     @given(data=st.data())
     @quickly
@@ -317,6 +318,7 @@ class TestNotAModule:
         at = MODULE.index(b"vermagic=") + len(b"vermagic=")
         assert "expected a vermagic in .modinfo, found none" in refused(verify_module, patched(MODULE, at, value))
 
+    @pytest.mark.slow
     def test_many_sections_that_claim_the_whole_file_take_no_memory(self) -> None:
         """65,535 sections of 60 kB each would be 4 GB of copies."""
         header = bytearray(MODULE[:64])

@@ -25,6 +25,7 @@ from scripts.machine import environments
 from supermachine_kernel._assets import KNOWN_ASSETS
 from supermachine_kernel._version import VERSION
 from tests.support import disk
+from tests.support.quick import sampled
 from tests.support.sets import SET
 
 PROJECT = Path(__file__).parents[2]
@@ -158,7 +159,7 @@ def test_the_assets_are_those_of_the_tree(installed: Path, built_set: Path) -> N
         assert path.stat().st_mode & 0o111 == mode & 0o111
 
 
-@pytest.mark.parametrize("name", ["kernel", "init-oci", "supermachine-agent", "smpark.ko"])
+@pytest.mark.parametrize("name", sampled(["kernel", "init-oci", "supermachine-agent", "smpark.ko"]))
 def test_one_flipped_byte_is_found_and_named(wheel: Path, tmp_path: Path, name: str) -> None:
     """Installed as for the Mac, verify is 0; with one byte changed it is 1 and names the file."""
     site = tmp_path / "site"
@@ -274,7 +275,7 @@ def test_a_second_build_carries_nothing_of_the_first(copy_of_checkout: Path, bui
         assert set(one.namelist()) - set(other.namelist()) == {"supermachine_kernel/_extra.py"}
 
 
-@pytest.mark.parametrize("name", ["LICENSES/mine.txt", "supermachine_kernel/_mine.py", "README.md"])
+@pytest.mark.parametrize("name", sampled(["LICENSES/mine.txt", "supermachine_kernel/_mine.py", "README.md"]))
 def test_a_link_that_leads_out_of_the_checkout_stops_it(
     name: str, copy_of_checkout: Path, built_set: Path, tmp_path: Path
 ) -> None:
@@ -289,6 +290,7 @@ def test_a_link_that_leads_out_of_the_checkout_stops_it(
     assert not list(tmp_path.glob("out/*"))
 
 
+@pytest.mark.slow
 def test_why_it_stopped_is_said_where_it_cannot_be_written_down(copy_of_checkout: Path, tmp_path: Path) -> None:
     """The file that the variable names is the frontend's; a user may have left it set."""
     nowhere = str(tmp_path / "no" / "error")
@@ -299,6 +301,7 @@ def test_why_it_stopped_is_said_where_it_cannot_be_written_down(copy_of_checkout
     assert second == f"error: SUPERMACHINE_BUILD_ERROR={nowhere}: No such file or directory"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a tmpfs of its own is Linux's")
 def test_a_full_disk_is_told_with_the_folders_it_may_be_of(
     copy_of_checkout: Path, built_set: Path, tmp_path: Path
