@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import email.utils
+import http.server
 import ssl
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +18,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.asset_build.errors import BuildError
+from scripts.asset_build.fetch.locked_files import fetch
 from scripts.asset_build.fetch.session import is_loopback
 from scripts.asset_build.fetch.transfer import parse_retry_after
 from scripts.asset_build.release_layout import release_folder
 from supermachine_kernel._version import VERSION
 from tests.support.faults_page import injects
 from tests.support.faulty import Answer, Reply, Request, serve
-from tests.support.small_release import NAME, PACKED, assert_refused, assert_right_bytes
+from tests.support.small_release import (
+    FOUR,
+    LOCKED_FOUR,
+    NAME,
+    PACKED,
+    PACKED_FOUR,
+    assert_refused,
+    assert_right_bytes,
+)
 
 
 def whole(request: Request, reply: Reply) -> None:
@@ -223,6 +236,47 @@ def test_a_bundle_that_is_none_does_not_matter_to_a_host_on_loopback(
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere")
     with serve(whole) as host:
         assert_right_bytes({**environ, "SUPERMACHINE_RELEASE_URL": host.url})
+
+
+# --- connections ---
+
+
+@contextlib.contextmanager
+def polite_host() -> Iterator[tuple[str, list[object]]]:
+    """A host that keeps connections open and redirects to another name of its own; its URL and its connections."""
+    connections: list[object] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            connections.append(self.client_address)
+            super().setup()
+
+        def do_GET(self) -> None:
+            _, folder, name = self.path.split("/")
+            content = b"" if folder == release_folder(VERSION) else PACKED_FOUR[name]
+            self.send_response(200 if content else 302)
+            if not content:
+                self.send_header("Location", f"http://localhost:{server.server_port}/files/{name}")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}", connections
+        server.shutdown()
+
+
+def test_all_files_come_over_one_connection_to_each_host(environ: dict[str, str]) -> None:
+    with polite_host() as (url, connections):
+        files = fetch(LOCKED_FOUR, {**environ, "SUPERMACHINE_RELEASE_URL": url})
+    assert {name: path.read_bytes() for name, path in files.items()} == FOUR
+    assert len(connections) == 2, "the host, and the one that it redirects to"
 
 
 # --- proxies and names ---

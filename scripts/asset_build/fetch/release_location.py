@@ -65,7 +65,10 @@ class ReleaseLocation:
             if isinstance(where, str):
                 Download(self.session, where, out, expected, self._advance).run()
             else:
-                self._copy(where, out, expected)
+                for chunk in _published(where, expected.limit + 1):
+                    out.write(chunk)
+                    self._advance(len(chunk))
+                expected.check(out)
             yield
         except (ContentMismatchError, DownloadError) as error:
             cure = "it is another file, or was changed on its way: check the mirror or proxy in between"
@@ -74,15 +77,8 @@ class ReleaseLocation:
             raise BuildError(self.display(name), error.expected, printable(error.found), cure) from error
 
     def _where(self, name: str) -> Union[str, Path]:
-        if isinstance(self._location, str):
-            return f"{self._location}/{release_folder(VERSION)}/{name}"
-        return self._location / release_folder(VERSION) / name
-
-    def _copy(self, path: Path, out: BinaryIO, expected: Expected) -> None:
-        for chunk in _published(path, expected.limit + 1):
-            out.write(chunk)
-            self._advance(len(chunk))
-        expected.check(out)
+        where = f"{self._location}/{release_folder(VERSION)}/{name}"
+        return where if isinstance(self._location, str) else Path(where)
 
 
 def _published(path: Path, most: int) -> Iterator[bytes]:

@@ -68,6 +68,8 @@ class Session(requests.Session):
         """The URL to which the response redirects, None if it does not. Raises DownloadError for one not followed."""
         if not resp.is_redirect:
             return None
+        if resp.raw.length_remaining == 0:
+            resp.raw.release_conn()  # it is used again for the next file
         resp.close()  # requests would read the body of the redirect, however long it is
         try:
             target = urljoin(resp.url, super().get_redirect_target(resp) or "")

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from .session import Session
 _CHUNK = 256 << 10
 _ENOUGH = 64 << 10
 """Bytes that a try must bring for the next one to begin the count, and the waits, anew."""
-_CONTENT_LENGTH = re.compile(r"[0-9]{1,19}")  # RFC 9110, 8.6
 
 _NETWORK_CURE = "check the network and the proxy (HTTPS_PROXY), or name a mirror or a folder with {setting}"
 _SERVER_CURE = "try again later, or name a mirror or a folder with {setting}"
@@ -134,9 +132,9 @@ class Download:
         self._out.truncate()
         self._advance(-self._received)
         self._received, self._joined = 0, False
-        announced = _CONTENT_LENGTH.fullmatch(response.headers.get("Content-Length", ""))
-        if self._expected.size is not None and announced and int(announced[0]) != self._expected.size:
-            raise ContentMismatchError(str(self._expected), f"{int(announced[0])} bytes{_kind(response)}")
+        announced = response.raw.length_remaining  # Content-Length, where there is one that says something
+        if self._expected.size is not None and announced not in (None, self._expected.size):
+            raise ContentMismatchError(str(self._expected), f"{announced} bytes{_kind(response)}")
 
     def _read(self, response: requests.Response) -> bytes:
         """The next bytes as they were sent, whatever Content-Encoding says of them; none after the last expected."""
