@@ -73,7 +73,7 @@ def test_a_frozen_app_runs_without_another_copy_of_the_module(frozen: Frozen, wh
     doctor = json.loads(run([*app, "doctor", "--json"], user(home), home))
     assert doctor["ok"]
     assert _form_in_words(frozen.form) in {f["subject"]: f["found"] for f in doctor["findings"]}["installation"]
-    if frozen.form not in ("zipapp", "pyinstaller-onefile"):  # tests/module/test_assets.py; a folder of each start
+    if frozen.form not in ("zipapp", "pyinstaller-onefile"):  # tests/module/test_in_a_zip.py; a folder of each start
         _check_cure(Path(report["path"]), frozen, app, home)
 
 
