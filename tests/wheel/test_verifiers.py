@@ -5,49 +5,35 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import struct
-import subprocess
 import sys
 from pathlib import Path
-from typing import Callable, Union
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scripts.asset_build.wheel import verifiers
 from scripts.asset_build.wheel.verifiers import KernelFacts
 from supermachine_kernel import INIT_OCI, KERNEL, MANIFEST, SMPARK_KO, SUPERMACHINE_AGENT, InspectionError
+from tests.support.verifiers import (
+    BANNER,
+    KERNEL_HEADER,
+    MODULE,
+    PROGRAM,
+    SMALL_KERNEL,
+    VERIFIERS,
+    Verifier,
+    patched,
+    refused,
+    verify_kernel,
+    verify_module,
+    verify_program,
+)
 
-Verifier = Callable[[bytes], Union[KernelFacts, str, None]]
-
-
-def verify_kernel(data: bytes) -> KernelFacts:
-    return verifiers.verify_kernel(data, "arm64-image")
-
-
-def verify_program(data: bytes, name: str) -> None:
-    verifiers.verify_program(data, "AArch64", name)
-
-
-def verify_module(data: bytes) -> str:
-    return verifiers.verify_module(data, "AArch64")
-
-
-VERIFIERS: dict[str, Verifier] = {
-    "kernel": verify_kernel,
-    "program": lambda data: verify_program(data, "program"),
-    "module": verify_module,
-}
 each_verifier = pytest.mark.parametrize("verify", VERIFIERS.values(), ids=VERIFIERS)
 
 quickly = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 
 # The first bytes decide most of an verification, so begin with what each format begins with.
-PROGRAM = INIT_OCI.read_bytes()
-MODULE = SMPARK_KO.read_bytes()
-KERNEL_HEADER = KERNEL.read_bytes()[:4096]
-BANNER = b"Linux version 6.12.1 (a@b) (gcc) #1 SMP\n"
-SMALL_KERNEL = KERNEL_HEADER[:16] + struct.pack("<Q", 4096) + KERNEL_HEADER[24:4000] + BANNER
 TSI_NAMES = b"\0AF_TSI" + bytes(26) + b"\0tsi_hijack\0"
 STARTS = [
     b"",
@@ -329,101 +315,6 @@ class TestNotAModule:
         assert "without .modinfo" in refused(verify_module, bytes(header) + section * count)
 
 
-def tool(command: list[str], content: bytes, folder: Path) -> bytes:
-    """The file after a tool of binutils for AArch64 has changed it."""
-    (folder / "file").write_bytes(content)
-    subprocess.run([f"aarch64-linux-gnu-{command[0]}", *command[1:], folder / "file"], check=True)
-    return (folder / "file").read_bytes()
-
-
-class TestStripped:
-    """What strip and objcopy leave of a file that was right."""
-
-    @pytest.mark.parametrize(
-        ("command", "found"),
-        [
-            (["strip"], "expected one symbol table, found none; it was stripped"),
-            (["strip", "--strip-all"], "expected one symbol table, found none; it was stripped"),
-            (["objcopy", "--strip-all"], "expected one symbol table, found none; it was stripped"),
-            (
-                ["objcopy", "--remove-section=.rela.gnu.linkonce.this_module"],
-                "expected relocations for .gnu.linkonce.this_module, found none; it was stripped",
-            ),
-            (["objcopy", "--remove-relocations=.text"], "expected a relocation that uses the kernel's "),
-            (["objcopy", "--remove-relocations=*"], "expected relocations for .gnu.linkonce.this_module, found none"),
-        ],
-        ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-    )
-    def test_a_module_that_no_kernel_loads_is_refused(self, command: list[str], found: str, tmp_path: Path) -> None:
-        assert found in refused(verify_module, tool(command, MODULE, tmp_path))
-
-    @pytest.mark.parametrize("option", ["--strip-debug", "--strip-unneeded"])
-    def test_a_module_that_kept_its_symbols_and_relocations_is_good(self, option: str, tmp_path: Path) -> None:
-        assert verify_module(tool(["strip", option], MODULE, tmp_path)) == verify_module(MODULE)
-
-    def test_a_program_without_symbols_runs_and_is_good(self, tmp_path: Path) -> None:
-        verify_program(tool(["strip", "--strip-all"], PROGRAM, tmp_path), "program")
-
-    def test_a_program_of_debugging_symbols_alone_is_refused(self, tmp_path: Path) -> None:
-        refused(VERIFIERS["program"], tool(["strip", "--only-keep-debug"], PROGRAM, tmp_path))
-
-    def test_a_program_whose_code_is_not_in_the_file_is_refused(self) -> None:
-        """The segment is there, and all but its first 64 bytes would be zeros."""
-        emptied = patched(PROGRAM, 64 + 32, struct.pack("<Q", 64))  # p_filesz of the first segment
-        message = refused(VERIFIERS["program"], emptied)
-        assert "expected code at the entry point, found nothing in the file for 0x" in message
-
-    def test_a_program_whose_code_was_moved_in_the_file_is_refused(self) -> None:
-        """Its code is one byte further on: the kernel maps whole pages, and answers EINVAL."""
-        offset = struct.unpack_from("<Q", PROGRAM, 64 + 8)[0]
-        moved = patched(PROGRAM, 64 + 8, struct.pack("<Q", offset + 1))
-        assert "expected segments that can be mapped in pages of 4096 bytes" in refused(VERIFIERS["program"], moved)
-
-    def test_a_kernel_without_its_first_instructions_is_refused(self) -> None:
-        assert "expected an instruction to start at, found zeros" in refused(verify_kernel, bytes(8) + SMALL_KERNEL[8:])
-
-
-class TestDamagedSymbols:
-    def test_a_symbol_table_whose_string_table_is_another_section(self) -> None:
-        number, at = section_of(2)
-        changed = patched(MODULE, at + 40, struct.pack("<I", number))  # sh_link: itself
-        assert "expected a string table of its symbols, found none" in refused(verify_module, changed)
-
-    def test_two_symbol_tables_are_refused(self) -> None:
-        _, at = section_of(1)
-        assert "expected one symbol table, found 2" in refused(verify_module, patched(MODULE, at + 4, b"\2"))
-
-    def test_a_string_table_without_its_end(self) -> None:
-        number = struct.unpack_from("<I", MODULE, section_of(2)[1] + 40)[0]
-        at = struct.unpack_from("<Q", MODULE, 40)[0] + 64 * number
-        offset, size = struct.unpack_from("<QQ", MODULE, at + 24)
-        assert "begins and ends with a zero byte" in refused(verify_module, patched(MODULE, offset + size - 1, b"x"))
-
-    def test_a_name_beyond_the_string_table(self) -> None:
-        offset = struct.unpack_from("<Q", MODULE, section_of(2)[1] + 24)[0]
-        changed = patched(MODULE, offset + 24, b"\xff\xff\xff\x7f")
-        assert "symbols with names in their string table" in refused(verify_module, changed)
-
-    def test_a_relocation_outside_its_section(self) -> None:
-        offset = struct.unpack_from("<Q", MODULE, section_of(4)[1] + 24)[0]
-        changed = patched(MODULE, offset, struct.pack("<Q", 1 << 40))
-        assert "expected relocations inside a section, found one at 0x10000000000" in refused(verify_module, changed)
-
-    def test_relocations_that_all_claim_the_whole_file_take_no_time(self) -> None:
-        start, count = struct.unpack_from("<Q", MODULE, 40)[0], struct.unpack_from("<H", MODULE, 60)[0]
-        changed = bytearray(MODULE)
-        for at in range(start, start + 64 * count, 64):
-            if changed[at + 4] == 4:
-                struct.pack_into("<QQ", changed, at + 24, 0, len(MODULE))
-        assert "expected relocations that lie side by side" in refused(verify_module, bytes(changed))
-
-
-def section_of(kind: int) -> tuple[int, int]:
-    """The number of the module's first section of that type, and the offset of its header."""
-    start, count = struct.unpack_from("<Q", MODULE, 40)[0], struct.unpack_from("<H", MODULE, 60)[0]
-    return next((n, start + 64 * n) for n in range(count) if MODULE[start + 64 * n + 4] == kind)
-
-
 def dynamic(*entries: tuple[int, int]) -> bytes:
     """A position-independent program of nothing but headers, an entry point and these dynamic entries."""
     content = b"".join(struct.pack("<qQ", *entry) for entry in entries)
@@ -444,16 +335,6 @@ def facts_or_inspection_error(verify: Verifier, data: bytes) -> None:
         assert all(part in str(error) for part in (": expected ", ", found ", "; "))
 
 
-def refused(verify: Verifier, data: bytes) -> str:
-    with pytest.raises(InspectionError) as caught:
-        verify(data)
-    return str(caught.value)
-
-
 def sized(image: bytes) -> bytes:
     """The image with a header that says how long it is."""
     return patched(image, 16, struct.pack("<Q", len(image)))
-
-
-def patched(data: bytes, offset: int, value: bytes) -> bytes:
-    return data[:offset] + value + data[offset + len(value) :]
