@@ -1,58 +1,26 @@
-"""A release from both ends: staged and locked by its maintainer, fetched and built by its users."""
+"""A release as its maintainer makes it: staged and locked."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import pty
 import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from scripts.asset_build.errors import BuildError
-from scripts.asset_build.lock import LOCK_NAME, LockedSet, read_lock_file
-from scripts.asset_build.release_layout import SUMS_NAME, packed_name, release_folder
-from scripts.asset_build.wheel.sources import Source
-from scripts.asset_build.wheel.verify import verify_set
+from scripts.asset_build.lock import LOCK_NAME, read_lock_file
+from scripts.asset_build.release_layout import SUMS_NAME, release_folder
 from supermachine_kernel._assets import ASSETS
 from supermachine_kernel._version import VERSION
 from tests.support import disk, nginx
 from tests.support.faulty import serve
-from tests.support.sets import GUEST_SET, PLATFORM_TAG, SET
+from tests.support.sets import SET
+from tests.support.staged import PACKED, Staged, good, run, stage_options
 
 pytestmark = pytest.mark.slow
-
-PACKED = {asset.name: packed_name(SET, asset.name) for asset in ASSETS}
-
-
-@dataclass(frozen=True)
-class Staged:
-    """What `release.py stage` left: the base, the lock, and the folder of the version."""
-
-    base: Path
-    lock: Path
-
-    @property
-    def folder(self) -> Path:
-        return self.base / release_folder(VERSION)
-
-    @property
-    def locked(self) -> LockedSet:
-        locked = read_lock_file(self.lock).set(SET)
-        assert locked is not None
-        return locked
-
-
-def run(project: Path, script: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(project / "scripts" / script), *arguments]
-    return subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True, check=False)
 
 
 def test_a_python_without_lzma_is_told_what_it_lacks(project: Path, tmp_path: Path) -> None:
@@ -67,11 +35,6 @@ def test_a_python_without_lzma_is_told_what_it_lacks(project: Path, tmp_path: Pa
     )
 
 
-def good(done: subprocess.CompletedProcess[str]) -> Any:
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 def refused(done: subprocess.CompletedProcess[str], *parts: str) -> str:
     assert done.returncode == 1, done.stdout
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("release.py: ")]
@@ -79,33 +42,6 @@ def refused(done: subprocess.CompletedProcess[str], *parts: str) -> str:
     for part in parts:
         assert part in done.stderr
     return line
-
-
-@pytest.fixture(scope="session")
-def staged(project: Path, built_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Staged:
-    """Staged once: packing a kernel takes seconds, and pytest-xdist's workers share it."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    with (folder / "staged.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        return stage(project, built_set, folder / "staged")
-
-
-def stage(project: Path, built_set: Path, folder: Path) -> Staged:
-    staged = Staged(folder / "base", folder / LOCK_NAME)
-    if staged.lock.exists():  # it is written last
-        return staged
-    folder.mkdir(exist_ok=True)
-    done = run(project, "release.py", "stage", *stage_options(staged), SUPERMACHINE_ASSETS_DIR=str(built_set))
-    report = good(done)
-    assert report["written"] is True
-    assert {file["state"] for file in report["files"].values()} == {"new"}
-    return staged
-
-
-def stage_options(staged: Staged) -> list[str]:
-    return ["--json", "--out", str(staged.base), "--lock", str(staged.lock)]
 
 
 # --- stage ---
@@ -288,80 +224,3 @@ def test_a_command_without_its_arguments_is_a_usage_error(project: Path) -> None
     assert run(project, "release.py").returncode == 2
     assert run(project, "release.py", "stage").returncode == 2
     assert "lock --from" in run(project, "release.py", "--help").stdout
-
-
-# --- the build from it ---
-
-
-def build(checkout: Path, out: Path, **environ: str) -> Any:
-    """The report of scripts/wheel.py, in a checkout without tree or override but for what `environ` says."""
-    return good(run(checkout, "wheel.py", "--json", "--out", str(out), **{"SUPERMACHINE_KERNEL_BUILD": "", **environ}))
-
-
-def test_the_same_wheel_from_the_release_the_tree_and_a_folder(
-    staged: Staged, copy_of_checkout: Path, built_set: Path, tmp_path: Path
-) -> None:
-    """Acceptance: from any static server, again with the server gone; and the clean version, whatever the source."""
-    shutil.copy(staged.lock, copy_of_checkout / LOCK_NAME)
-    cache = {"SUPERMACHINE_CACHE_DIR": str(tmp_path / "cache")}
-    with nginx.serve(staged.base, tmp_path / "nginx") as port:
-        url = f"http://127.0.0.1:{port}"
-        reports = {"release": build(copy_of_checkout, tmp_path / "1", SUPERMACHINE_RELEASE_URL=url, **cache)}
-    reports["cache"] = build(copy_of_checkout, tmp_path / "2", SUPERMACHINE_RELEASE_URL=url, **cache)
-    tree = str(built_set.parent.parent)
-    reports["tree"] = build(copy_of_checkout, tmp_path / "3", SUPERMACHINE_KERNEL_BUILD=tree)
-    flat = tmp_path / "flat"  # without the build's own record: the lock has it
-    shutil.copytree(built_set, flat, ignore=shutil.ignore_patterns("build-info.json"))
-    reports["folder"] = build(copy_of_checkout, tmp_path / "4", SUPERMACHINE_ASSETS_DIR=str(flat))
-    assert len({report["sha256"] for report in reports.values()}) == 1, reports
-    for report in reports.values():
-        assert (report["version"], report["origin"]) == (VERSION, "release")
-        assert Path(report["wheel"]).name == f"supermachine_kernel-{VERSION}-py3-none-{PLATFORM_TAG}.whl"
-
-
-def test_other_files_are_a_custom_build(
-    staged: Staged, copy_of_checkout: Path, built_set: Path, tmp_path: Path
-) -> None:
-    shutil.copy(staged.lock, copy_of_checkout / LOCK_NAME)
-    agent = tmp_path / "supermachine-agent"
-    agent.write_bytes((built_set / "supermachine-agent").read_bytes() + b"\0")
-    environ = {"SUPERMACHINE_RELEASE_URL": str(staged.base), "SUPERMACHINE_CACHE_DIR": str(tmp_path / "cache")}
-    report = build(copy_of_checkout, tmp_path / "out", SUPERMACHINE_AGENT_PATH=str(agent), **environ)
-    assert report["version"] == f"{VERSION}+custom.{report['set_digest'][:8]}"
-    assert report["origin"] == "custom"
-    assert report["assets"]["kernel"]["sha256"] == staged.locked.assets["kernel"].unpacked.sha256
-
-
-def test_release_files_that_change_on_the_way_stop_the_build(staged: Staged, built_set: Path, tmp_path: Path) -> None:
-    """Between the proof in the cache and the reading of it: no +custom wheel comes of a release."""
-    files = {name: tmp_path / name for name in PACKED}
-    for name, path in files.items():
-        path.write_bytes((built_set / name).read_bytes())
-    assert verify_set(Source(GUEST_SET, "release", files), staged.locked).digest == staged.locked.digest
-    files["kernel"].write_bytes(files["kernel"].read_bytes()[:-1])
-    with pytest.raises(BuildError, match="found others: they were changed since; build again"):
-        verify_set(Source(GUEST_SET, "release", files), staged.locked)
-
-
-def test_a_terminal_gets_a_bar(staged: Staged, project: Path, tmp_path: Path) -> None:
-    """Elsewhere there are plain lines: what the fault tests read."""
-    environ = {"SUPERMACHINE_RELEASE_URL": str(staged.base), "SUPERMACHINE_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-m", "tests.support.fetch_process", str(staged.lock)]
-    ours, theirs = pty.openpty()
-    running = subprocess.Popen(
-        command, cwd=project, env={**os.environ, **environ}, stdout=subprocess.PIPE, stderr=theirs
-    )
-    os.close(theirs)
-    shown = b""
-    try:
-        while data := os.read(ours, 65536):
-            shown += data
-    except OSError:  # the terminal's other end is closed
-        pass
-    finally:
-        os.close(ours)
-    output, _ = running.communicate(timeout=60)
-    assert running.returncode == 0, shown
-    assert sorted(json.loads(output)) == sorted(PACKED)
-    assert b"100%" in shown
-    assert f"fetched {PACKED['kernel']}".encode() in shown
