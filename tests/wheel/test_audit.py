@@ -107,7 +107,7 @@ def test_a_release_holds_against_its_lock_alone(released: tuple[Path, Path]) -> 
     assert broken_link(path, empty).startswith("lock: ")
 
 
-@pytest.mark.slow
+@pytest.mark.whole_run
 def test_a_wheel_rewritten_as_it_was_holds(members: Members, tmp_path: Path) -> None:
     assert list(audit(write(dict(members), tmp_path), PROJECT, UNLOCKED))
 
@@ -225,7 +225,7 @@ def test_a_change_with_a_mended_record_is_found(tamper: Tamper, link: str, membe
     assert re.match(link, found, re.DOTALL), found
 
 
-@pytest.mark.slow
+@pytest.mark.whole_run
 def test_a_set_with_everything_mended_names_itself_custom(members: Members, tmp_path: Path) -> None:
     """A changed asset cannot keep the version: its digest is in the name."""
     changed = change_kernel(dict(members))
@@ -306,7 +306,7 @@ def test_a_custom_wheel_beside_a_release_of_other_files(custom_wheel: Path, tmp_
     assert proven == ["not the locked files, as the version says"]
 
 
-@pytest.mark.slow
+@pytest.mark.whole_run
 def test_a_line_of_a_megabyte_is_shown_shortened(members: Members, tmp_path: Path) -> None:
     changed = replacing("METADATA$", b"Summary: ", b"Summary: " + b"x" * 1_000_000)(members)
     mend_record(changed)

@@ -60,7 +60,7 @@ def properties(holder: dict[str, Any]) -> dict[str, str]:
 
 
 def is_valid(text: str) -> bool:
-    """What the strict validator says. Its import takes seconds: a test that needs it is slow."""
+    """What the strict validator says. Its import takes seconds: no quick test needs it."""
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 
@@ -91,7 +91,7 @@ def test_the_strict_validator_finds_nothing(kind: str, sbom: dict[str, Any], ver
     assert is_valid(text)
 
 
-@pytest.mark.slow
+@pytest.mark.whole_run
 def test_the_validator_would_have_found_something(sbom: dict[str, Any]) -> None:
     sbom = copy.deepcopy(sbom)
     sbom["components"][0]["hashes"][0]["alg"] = "SHA-255"
@@ -189,7 +189,7 @@ def test_what_is_not_known_is_said_to_be_unknown(verified: VerifiedSet) -> None:
     assert properties(sbom["metadata"])["build:gcc"] == "unknown"
 
 
-@pytest.mark.slow
+@pytest.mark.whole_run
 def test_a_record_that_lacks_things_is_unknown_there(verified: VerifiedSet) -> None:
     sbom = sbom_of(dataclasses.replace(verified, build={"source": "?", "patches": [1], "toolchain": None}))
     kernel = component(sbom, "kernel")

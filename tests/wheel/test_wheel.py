@@ -290,7 +290,7 @@ def test_a_link_that_leads_out_of_the_checkout_stops_it(
     assert not list(tmp_path.glob("out/*"))
 
 
-@pytest.mark.slow
+@pytest.mark.whole_run
 def test_why_it_stopped_is_said_where_it_cannot_be_written_down(copy_of_checkout: Path, tmp_path: Path) -> None:
     """The file that the variable names is the frontend's; a user may have left it set."""
     nowhere = str(tmp_path / "no" / "error")
@@ -301,7 +301,7 @@ def test_why_it_stopped_is_said_where_it_cannot_be_written_down(copy_of_checkout
     assert second == f"error: SUPERMACHINE_BUILD_ERROR={nowhere}: No such file or directory"
 
 
-@pytest.mark.slow
+@pytest.mark.whole_run
 @pytest.mark.skipif(sys.platform != "linux", reason="a tmpfs of its own is Linux's")
 def test_a_full_disk_is_told_with_the_folders_it_may_be_of(
     copy_of_checkout: Path, built_set: Path, tmp_path: Path
