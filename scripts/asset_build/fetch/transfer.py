@@ -140,7 +140,7 @@ class Download:
         """The next bytes as they were sent, whatever Content-Encoding says of them; none after the last expected."""
         left = (self._expected.size or self._expected.limit + 1) - self._received
         with self._explained():
-            data: bytes = response.raw.read1(min(_CHUNK, left), decode_content=False) if left else b""
+            data: bytes = response.raw.read1(min(_CHUNK, left), decode_content=False)
         return data
 
     @contextlib.contextmanager
