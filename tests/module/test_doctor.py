@@ -14,6 +14,7 @@ import pytest
 
 import supermachine_kernel
 from supermachine_kernel import MANIFEST
+from supermachine_kernel.__main__ import main
 from supermachine_kernel._assets import ASSETS, KNOWN_ASSETS
 from tests.support import child, disk
 from tests.support.quick import sampled
@@ -28,16 +29,24 @@ Finding = dict[str, Any]
 def doctor(site: Path | None = None, **environment: str) -> tuple[int, dict[str, Finding]]:
     done = child.command_line("doctor", "--json", site=site, **environment)
     assert done.stderr == ""
-    findings = json.loads(done.stdout)["findings"]
+    return done.returncode, by_subject(done.stdout)
+
+
+def by_subject(output: str) -> dict[str, Finding]:
+    findings = json.loads(output)["findings"]
     for finding in findings:
         assert finding["status"] in ("ok", "warn", "bad")
         assert (finding["cure"] is None) == (finding["status"] == "ok")
         assert "\n" not in finding["found"]
-    return done.returncode, {finding["subject"]: finding for finding in findings}
+    return {finding["subject"]: finding for finding in findings}
 
 
-def test_a_good_installation_is_good(tmp_path: Path, installed: Path) -> None:
-    status, found = doctor(XDG_DATA_HOME=str(tmp_path))
+def test_a_good_installation_is_good(
+    tmp_path: Path, installed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    status = main(["doctor", "--json"])
+    found = by_subject(capsys.readouterr().out)
     assert list(found) == SUBJECTS
     assert status == 0, found
     assert found["installation"]["found"] == (

@@ -78,19 +78,18 @@ def call(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[obje
 
 
 class TestInfo:
-    def test_the_table_has_every_asset_and_fits_80_columns(self) -> None:
-        done = child.command_line("info")
-        assert done.returncode == 0
-        assert done.stderr == ""
-        assert done.stdout.startswith(f"supermachine-kernel {supermachine_kernel.__version__}, an installed wheel\n")
-        assert MANIFEST["set_digest"] in done.stdout
+    def test_the_table_has_every_asset_and_fits_80_columns(self, capsys: pytest.CaptureFixture[str]) -> None:
+        status, output, errors = call(["info"], capsys)
+        assert (status, errors) == (0, "")
+        assert output.startswith(f"supermachine-kernel {supermachine_kernel.__version__}, an installed wheel\n")
+        assert MANIFEST["set_digest"] in output
         for asset in ASSETS:
             row = [asset.name, str(asset.size), f"{asset.mode:04o}", asset.licence, f"{asset.sha256[:16]}..."]
-            assert row in [line.split() for line in done.stdout.splitlines()]
-        assert max(len(line) for line in done.stdout.splitlines() if os.sep not in line) <= 80
+            assert row in [line.split() for line in output.splitlines()]
+        assert max(len(line) for line in output.splitlines() if os.sep not in line) <= 80
 
-    def test_json_has_the_manifest_and_the_licences(self, installed: Path) -> None:
-        found = json.loads(child.command_line("info", "--json").stdout)
+    def test_json_has_the_manifest_and_the_licences(self, installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        found = json.loads(call(["info", "--json"], capsys)[1])
         assert (found["command"], found["format"], found["installation"]) == ("info", 1, "wheel")
         assert found["directory"] == str(installed / "supermachine_kernel" / "assets")
         assert {key: found[key] for key in MANIFEST if key != "assets"} == {
@@ -149,16 +148,16 @@ class TestPath:
 
 
 class TestExtract:
-    def test_all_assets_or_those_named_are_written(self, tmp_path: Path) -> None:
-        done = child.command_line("extract", tmp_path / "a" / "all")
-        assert done.returncode == 0
-        assert done.stdout.splitlines() == [str(tmp_path / "a" / "all" / name) for name in NAMES]
+    def test_all_assets_or_those_named_are_written(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        status, output, _ = call(["extract", str(tmp_path / "a" / "all")], capsys)
+        assert status == 0
+        assert output.splitlines() == [str(tmp_path / "a" / "all" / name) for name in NAMES]
         for asset in ASSETS:
             assert (tmp_path / "a" / "all" / asset.name).read_bytes() == asset.read_bytes()
             if asset.mode & 0o111:
                 assert stat.S_IMODE((tmp_path / "a" / "all" / asset.name).stat().st_mode) == asset.mode
-        done = child.command_line("extract", "smpark.ko", "init-oci", tmp_path / "some", "--json")
-        assert json.loads(done.stdout) == {
+        _, output, _ = call(["extract", "smpark.ko", "init-oci", str(tmp_path / "some"), "--json"], capsys)
+        assert json.loads(output) == {
             "format": 1,
             "command": "extract",
             "directory": str(tmp_path / "some"),
@@ -174,22 +173,24 @@ class TestExtract:
         subprocess.run([*command, "./init-oci"], cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)
         assert sorted(os.listdir(tmp_path / "kernel")) == sorted(os.listdir(tmp_path / "init-oci")) == sorted(NAMES)
 
-    def test_a_file_in_the_way_of_the_folder_is_one_line(self, tmp_path: Path) -> None:
+    def test_a_file_in_the_way_of_the_folder_is_one_line(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         (tmp_path / "file").write_text("mine")
-        done = child.command_line("extract", tmp_path / "file")
-        assert done.returncode == 1
-        assert done.stderr == (
+        status, _, errors = call(["extract", str(tmp_path / "file")], capsys)
+        assert status == 1
+        assert errors == (
             f"supermachine-kernel: error: {tmp_path / 'file'}: expected a folder, found a file in its way; remove it, "
             "or name another folder\n"
         )
 
 
 class TestVerify:
-    def test_a_good_installation_is_ok_for_each_asset(self) -> None:
-        done = child.command_line("verify")
-        assert (done.returncode, done.stderr) == (0, "")
-        assert [line.split() for line in done.stdout.splitlines()] == [[name, "ok"] for name in NAMES]
-        found = json.loads(child.command_line("verify", "--json").stdout)
+    def test_a_good_installation_is_ok_for_each_asset(self, capsys: pytest.CaptureFixture[str]) -> None:
+        status, output, errors = call(["verify"], capsys)
+        assert (status, errors) == (0, "")
+        assert [line.split() for line in output.splitlines()] == [[name, "ok"] for name in NAMES]
+        found = json.loads(call(["verify", "--json"], capsys)[1])
         assert found["ok"] is True
 
     @pytest.mark.parametrize("name", sampled(NAMES))
@@ -219,33 +220,35 @@ class TestVerify:
         assert error["subject"] == str(module_copy / "supermachine_kernel" / "assets" / "kernel")
         assert error["cure"].startswith("install the wheel again")
 
-    def test_a_flipped_byte_in_a_folder_or_an_app_is_named(self, tmp_path: Path) -> None:
+    def test_a_flipped_byte_in_a_folder_or_an_app_is_named(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         (tmp_path / "My.app" / "Contents").mkdir(parents=True)
         for target in (tmp_path / "folder", tmp_path / "My.app"):
-            assert child.command_line("bundle", target).returncode == 0
-            done = child.command_line("verify", target)
-            assert done.returncode == 0, done.stderr
+            assert call(["bundle", str(target)], capsys)[0] == 0
+            status, _, errors = call(["verify", str(target)], capsys)
+            assert status == 0, errors
             (kernel,) = target.rglob("kernel")
             self.flip(kernel)
-            done = child.command_line("verify", target)
-            assert done.returncode == 1
-            assert f"error: {kernel}: expected SHA-256 " in done.stderr
-            assert f"; put the set there again: supermachine-kernel bundle {target}\n" in done.stderr
+            status, _, errors = call(["verify", str(target)], capsys)
+            assert status == 1
+            assert f"error: {kernel}: expected SHA-256 " in errors
+            assert f"; put the set there again: supermachine-kernel bundle {target}\n" in errors
 
-    def test_the_cure_is_a_command_that_works(self, tmp_path: Path) -> None:
+    def test_the_cure_is_a_command_that_works(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         folder = tmp_path / "my app's"
         folder.mkdir()
         (folder / "manifest.json").write_text("{}")
-        done = child.command_line("verify", folder)
-        (cure,) = {line.rpartition("; ")[2] for line in done.stderr.splitlines()}
+        _, _, errors = call(["verify", str(folder)], capsys)
+        (cure,) = {line.rpartition("; ")[2] for line in errors.splitlines()}
         command = shlex.join(["supermachine-kernel", "bundle", str(folder)])
         assert cure == f"move manifest.json away and put the set there again: {command}"
         (folder / "manifest.json").unlink()
-        done = child.command_line("verify", folder)
-        (cure,) = {line.rpartition("; ")[2] for line in done.stderr.splitlines()}
+        _, _, errors = call(["verify", str(folder)], capsys)
+        (cure,) = {line.rpartition("; ")[2] for line in errors.splitlines()}
         assert cure == f"put the set there again: {command}"
-        assert child.command_line(*shlex.split(cure.rpartition(": ")[2])[1:]).returncode == 0
-        assert child.command_line("verify", folder).returncode == 0
+        assert call(shlex.split(cure.rpartition(": ")[2])[1:], capsys)[0] == 0
+        assert call(["verify", str(folder)], capsys)[0] == 0
 
     def test_quick_reads_no_file_that_was_proven(self, tmp_path: Path) -> None:
         folder = supermachine_kernel.ensure_assets(tmp_path)
@@ -262,10 +265,12 @@ print(status, sum(path.endswith("kernel") for path in opened))
         self.flip(folder / "kernel")
         assert child.python(program, folder, "--quick").stdout.splitlines()[-1] == "1 1"
 
-    def test_a_folder_that_is_not_there_is_one_line_with_a_cure(self, tmp_path: Path) -> None:
-        done = child.command_line("verify", tmp_path / "none")
-        assert done.returncode == 1
-        assert done.stderr == (
+    def test_a_folder_that_is_not_there_is_one_line_with_a_cure(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        status, _, errors = call(["verify", str(tmp_path / "none")], capsys)
+        assert status == 1
+        assert errors == (
             f"supermachine-kernel: error: {tmp_path / 'none'}: expected a folder with the set, found none; name one, "
             "or make it with bundle\n"
         )
@@ -277,30 +282,30 @@ print(status, sum(path.endswith("kernel") for path in opened))
 
 
 class TestBundle:
-    def test_a_second_run_writes_nothing_into_the_app(self, tmp_path: Path) -> None:
+    def test_a_second_run_writes_nothing_into_the_app(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         app = tmp_path / "My.app"
         (app / "Contents").mkdir(parents=True)
         resources = app / "Contents" / "Resources"
         for action in ("written", "kept"):
-            done = child.command_line("bundle", app)
-            assert (done.returncode, done.stderr) == (0, "")
-            assert done.stdout.splitlines()[0] == str(resources)
-            assert {tuple(line.split()) for line in done.stdout.splitlines()[1:]} == {
+            status, output, errors = call(["bundle", str(app)], capsys)
+            assert (status, errors) == (0, "")
+            assert output.splitlines()[0] == str(resources)
+            assert {tuple(line.split()) for line in output.splitlines()[1:]} == {
                 (name, action) for name in [*NAMES, "manifest.json"]
             }
-        found = json.loads(child.command_line("bundle", app, "--json").stdout)
+        found = json.loads(call(["bundle", str(app), "--json"], capsys)[1])
         assert found["directory"] == str(resources)
         assert {file["action"] for file in found["files"]} == {"kept"}
 
-    def test_a_broken_signature_is_said(self, tmp_path: Path) -> None:
+    def test_a_broken_signature_is_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         app = tmp_path / "My.app"
         (app / "Contents" / "_CodeSignature").mkdir(parents=True)
-        done = child.command_line("bundle", app)
-        assert done.returncode == 0
-        assert done.stderr == (
+        status, _, errors = call(["bundle", str(app)], capsys)
+        assert status == 0
+        assert errors == (
             f"supermachine-kernel: warning: {app}: its signature seals the resources, which changed; sign it again\n"
         )
-        assert child.command_line("bundle", app).stderr == "", "nothing changed, nothing to sign"
+        assert call(["bundle", str(app)], capsys)[2] == "", "nothing changed, nothing to sign"
 
     def test_an_app_without_contents_is_one_line_with_a_cure(self, tmp_path: Path) -> None:
         done = child.command_line("bundle", tmp_path / "My.app")

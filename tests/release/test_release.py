@@ -16,7 +16,6 @@ from scripts.asset_build.release_layout import SUMS_NAME, release_folder
 from supermachine_kernel._assets import ASSETS
 from supermachine_kernel._version import VERSION
 from tests.support import disk, nginx
-from tests.support.faulty import serve
 from tests.support.sets import SET
 from tests.support.staged import PACKED, Staged, good, run, stage_options
 
@@ -86,20 +85,6 @@ def test_nothing_is_staged_of_a_set_that_is_not_right(project: Path, built_set: 
     done = run(project, "release.py", "stage", *options, SUPERMACHINE_ASSETS_DIR=str(broken))
     assert str(broken / "init-oci") in refused(done)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["stage", "--dry-run", "--out", __file__], f"argument --out: {__file__}: expected a folder, found a file"),
-        (["source", "--out", __file__], f"argument --out: {__file__}: expected a folder, found a file"),
-        (["lock", "--from", ""], "argument --from: expected a URL or a folder, found nothing"),
-    ],
-)
-def test_a_wrong_argument_is_a_usage_error(arguments: list[str], message: str, project: Path) -> None:
-    done = run(project, "release.py", *arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[-1].endswith(f": error: {message}")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a small tmpfs in a mount namespace is of Linux")
@@ -185,16 +170,6 @@ def test_a_file_that_is_not_what_sha256sums_says(project: Path, published: Path)
     lock_refused(project, published, str(published / name), "expected SHA-256 0000")
 
 
-@pytest.mark.parametrize(
-    ("sums", "part"),
-    [("<html>", "found '<html>'"), ("", "found no aarch64-kernel.xz"), ("x" * 70_000, "at most 65536 bytes")],
-    ids=["page", "empty", "huge"],
-)
-def test_sums_that_are_none(project: Path, published: Path, sums: str, part: str) -> None:
-    (published / SUMS_NAME).write_text(sums)
-    lock_refused(project, published, str(published / SUMS_NAME), part)
-
-
 def test_a_published_file_that_is_no_asset_is_named(project: Path, published: Path) -> None:
     """Its digests are right, and it is not what it should be."""
     shutil.copy(published / PACKED["smpark.ko"], published / PACKED["init-oci"])
@@ -202,25 +177,3 @@ def test_a_published_file_that_is_no_asset_is_named(project: Path, published: Pa
     (published / SUMS_NAME).write_text(sums.stdout)
     line = lock_refused(project, published, "expected a static executable, found a relocatable file")
     assert str(published / PACKED["init-oci"]) in line
-
-
-def test_a_base_that_is_not_there(project: Path, tmp_path: Path) -> None:
-    done = run(project, "release.py", "lock", "--from", str(tmp_path / "none"), "--lock", str(tmp_path / "lock"))
-    assert str(tmp_path / "none") in refused(done, "No such file")
-
-
-def test_a_url_without_the_release_is_told_of_the_option(project: Path, tmp_path: Path) -> None:
-    def lock(**environ: str) -> subprocess.CompletedProcess[str]:
-        return run(project, "release.py", "lock", "--from", host.url, "--lock", str(tmp_path / "lock"), **environ)
-
-    with serve(lambda request, reply: reply.whole(b"", "404 Not Found")) as host:
-        line = refused(lock(), "404 Not Found", "with --from")
-        assert "SUPERMACHINE_RELEASE_URL" not in line and "tree" not in line
-        refused(lock(SUPERMACHINE_OFFLINE="yes"), "SUPERMACHINE_OFFLINE keeps it from being asked")
-    assert len(host.requests) == 1
-
-
-def test_a_command_without_its_arguments_is_a_usage_error(project: Path) -> None:
-    assert run(project, "release.py").returncode == 2
-    assert run(project, "release.py", "stage").returncode == 2
-    assert "lock --from" in run(project, "release.py", "--help").stdout

@@ -84,10 +84,12 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 # --- what holds ---
 
 
-def test_the_real_wheel_and_its_installation_hold(wheel: Path, installed: Path) -> None:
-    done = run(wheel, "--installed", installed, "--json")
-    report = json.loads(done.stdout)
-    assert done.returncode == 0 and report["holds"] and report["broken"] is report["error"] is None
+def test_the_real_wheel_and_its_installation_hold(
+    wheel: Path, installed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = audit_program.main([str(wheel), "--installed", str(installed), "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert status == 0 and report["holds"] and report["broken"] is report["error"] is None
     names = list(dict.fromkeys(link["name"] for link in report["links"]))
     assert names == [
         *("file", "structure", "lock"),
@@ -306,7 +308,6 @@ def test_a_custom_wheel_beside_a_release_of_other_files(custom_wheel: Path, tmp_
     assert proven == ["not the locked files, as the version says"]
 
 
-@pytest.mark.whole_run
 def test_a_line_of_a_megabyte_is_shown_shortened(members: Members, tmp_path: Path) -> None:
     changed = replacing("METADATA$", b"Summary: ", b"Summary: " + b"x" * 1_000_000)(members)
     mend_record(changed)
