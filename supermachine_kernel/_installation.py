@@ -45,7 +45,7 @@ def how_to_reinstall() -> str:
     if this in ("wheel", "copy"):
         return f"install the wheel again ({_reinstall()})"
     if this in ("editable", "checkout"):
-        return "build the assets (bash kernel-build/scripts/build.sh), then pip install -e . again"
+        return "build the assets (python3 scripts/wheel.py --from-source), then pip install -e . again"
     if this == "shiv":
         return f"remove {os.path.dirname(os.path.dirname(DIRECTORY))}, and start the app again: it unpacks itself there"
     if this == "pex" and not _within(os.environ["PEX"]):

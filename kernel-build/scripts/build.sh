@@ -166,7 +166,8 @@ require_own_folder() {
     [[ -e $out ]] || return 0
     [[ -d $out ]] || die "--out $out: expected a folder, found a file"
     other=$(cd "$out" && find . -mindepth 1 | grep -vxF "$(printf './%s\n' "${ASSETS[@]}" build-info.json)" | head -n 1) || true
-    [[ -z $other ]] || die "--out $out is replaced as a whole, and $other is no part of a set: give a folder of its own"
+    [[ -z $other ]] || die "--out $out is replaced as a whole, and $other is no part of the set $guest_set:" \
+        "name another folder with --out, or remove that file if an earlier build left it there"
 }
 
 # A folder for one build, on the cache's file system so that its results can be renamed into place. Its owner

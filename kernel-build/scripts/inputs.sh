@@ -37,12 +37,14 @@ source_digest() {
 }
 
 collect_inputs() {
-    local part names
+    local part names sources
     names=$(guest_parts)
     mapfile -t parts <<< "$names"
     for part in "${parts[@]}"; do
-        [[ -f $HERE/$part || $part == busybox ]] || compgen -G "$HERE/$part/*.c" > /dev/null ||
-            die "$HERE/$part holds no C source: this checkout is not whole"
+        sources=$(guest_sources "$part" 2> /dev/null) || true
+        [[ -f $HERE/$part ]] || sources=$(grep -vE '(\.h|/Kbuild)$' <<< "$sources") || true
+        [[ -n $sources ]] || die "$HERE/$part: expected source (of a kind that guest_sources in scripts/inputs.sh" \
+            "names), found none: this checkout is not whole, or that function has to name a new kind"
     done
     source_sha=$(source_digest)
     source_version=
@@ -64,6 +66,7 @@ collect_inputs() {
         echo "package $source_package $source_version"
         echo "musl $musl_version $(file_digest "$musl_deb")"
         ! has busybox || busybox_files
+        echo "assets ${ASSETS[*]}"
         guest_digests "${parts[@]}"
         file_digest "$HERE/scripts/programs.sh"
     } | sha256sum | cut -d ' ' -f 1)

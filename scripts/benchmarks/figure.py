@@ -21,7 +21,7 @@ def built_set() -> Path:
     """The folder with the set that the kernel build left. Raises BenchError."""
     folder = PROJECT / "kernel-build" / "out" / "aarch64"
     if not (folder / "build-info.json").is_file():
-        raise BenchError(str(folder), "a built set", "none", "run bash kernel-build/scripts/build.sh")
+        raise BenchError(str(folder), "a built set", "none", "run bash kernel-build/scripts/build.sh --set aarch64")
     return folder
 
 

@@ -67,7 +67,7 @@ def _fetch_wheel(folder: Path) -> Path:
     command = [str(python), "-I", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += [
         "--platform",
-        wheel_row("aarch64").platform_tag,
+        wheel_row("aarch64").platform_tags[0],
         "--require-hashes",
         "--dest",
         str(folder),

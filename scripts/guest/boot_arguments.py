@@ -14,7 +14,7 @@ def source(text: str) -> Path:
     """A wheel, or a folder."""
     path = existing(text)
     if not path.is_dir() and not (path.is_file() and path.suffix == ".whl"):
-        raise argparse.ArgumentTypeError(f"{text}: expected a wheel or a folder with the four assets")
+        raise argparse.ArgumentTypeError(f"{text}: expected a wheel or a folder with the assets of a set")
     return path.absolute()
 
 

@@ -5,6 +5,7 @@ What GitHub alone can run (its actions, a Mac, the index) is not run here.
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import re
@@ -332,6 +333,15 @@ def _assert_published(steps: dict[str, str], folder: Path) -> None:
 def test_each_set_is_attested_by_its_own_tag(workflows: dict[str, Workflow]) -> None:
     rows = workflows["release"]["jobs"]["attest"]["strategy"]["matrix"]["include"]
     assert {row["set"]: row["platform"] for row in rows} == {name: wheel_row(name).platform_tag for name in GUEST_SETS}
+
+
+def test_each_name_of_a_wheel_that_a_step_uses_matches_one_row(project: Path) -> None:
+    """A wheel with another tag would not be found by the old pattern: on the runners alone, if not here."""
+    wheels = [f"supermachine_kernel-{VERSION}-py3-none-{wheel_row(name).platform_tag}.whl" for name in GUEST_SETS]
+    text = "".join(path.read_text() for path in (project / ".github" / "workflows").glob("*.yml"))
+    patterns = set(re.findall(r"\*[\w.-]*\.whl", text)) - {"*.whl"}
+    assert patterns
+    assert {pattern: len(fnmatch.filter(wheels, pattern)) for pattern in patterns} == dict.fromkeys(patterns, 1)
 
 
 def _good(done: subprocess.CompletedProcess[str]) -> str:

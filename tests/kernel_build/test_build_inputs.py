@@ -12,6 +12,7 @@ import pytest
 from tests.support.kernel_build import (
     KERNEL_BUILD,
     SMALL,
+    build,
     digest,
 )
 from tests.support.quick import sampled
@@ -63,6 +64,42 @@ def test_digest_changes_with_the_source(tiny_source: Callable[[str], Path]) -> N
     assert digest(KERNEL_BUILD, source) == before
     (source / "greeting").write_text("four\n")
     assert digest(KERNEL_BUILD, source) != before
+
+
+def test_digest_changes_with_the_list_of_assets(checkout: Path) -> None:
+    """Even with an asset that is made of the same files as another."""
+    _know_another_asset(checkout, "agent")
+    before = digest(checkout, SMALL)
+    assert before == digest(KERNEL_BUILD, SMALL)
+    _add_to_the_first_set(checkout)
+    assert digest(checkout, SMALL) != before
+
+
+@pytest.mark.parametrize("part", ["notes", "notes/notes.txt"])
+def test_an_asset_whose_source_is_of_no_known_kind_is_refused(part: str, checkout: Path) -> None:
+    """It would be left out of the digest and of the build."""
+    _know_another_asset(checkout, part)
+    _add_to_the_first_set(checkout)
+    (checkout / "notes").mkdir()
+    (checkout / "notes/notes.txt").write_text("notes\n")
+    result = build("--print-digest", "--source", SMALL, tree=checkout)
+    assert (result.returncode, result.stdout) == (1, "")
+    expected = (
+        f"build.sh: {checkout}/{part}: expected source (of a kind that guest_sources in scripts/inputs.sh names), "
+    )
+    assert result.stderr.startswith(f"{expected}found none: ")
+    assert result.stderr.count("\n") == 1
+
+
+def _know_another_asset(checkout: Path, part: str) -> None:
+    """Have the build script know an asset `another`, which is built from `part`."""
+    script = checkout / "scripts/inputs.sh"
+    script.write_text(script.read_text().replace("kernel) ;;", f"kernel) ;;\n            another) echo {part} ;;"))
+
+
+def _add_to_the_first_set(checkout: Path) -> None:
+    table = checkout / "guest-sets.json"
+    table.write_text(table.read_text().replace('"assets": [', '"assets": ["another", ', 1))
 
 
 def test_every_set_has_a_configuration_and_a_digest_of_its_own() -> None:

@@ -74,7 +74,7 @@ def test_folder_with_other_files_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     result = build("--out", tmp_path)
     assert result.returncode == 1
-    assert "thesis.tex is no part of a set: give a folder of its own" in result.stderr
+    assert "thesis.tex is no part of the set aarch64: name another folder with --out, or remove that" in result.stderr
     assert sorted(file.name for file in tmp_path.iterdir()) == ["kernel", "thesis.tex"]
 
 

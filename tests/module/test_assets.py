@@ -241,7 +241,7 @@ def test_a_checkout_is_told_to_build(module_copy: Path) -> None:
     (module_copy / "setup.cfg").touch()
     (module_copy / "supermachine_kernel" / "assets" / "kernel").unlink()
     message = child.error_of("supermachine_kernel.KERNEL.path", site=module_copy)
-    assert message.endswith("; build the assets (bash kernel-build/scripts/build.sh), then pip install -e . again")
+    assert message.endswith("; build the assets (python3 scripts/wheel.py --from-source), then pip install -e . again")
 
 
 def flip(path: Path, offset: int) -> None:

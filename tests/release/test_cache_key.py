@@ -126,7 +126,7 @@ def test_a_tree_that_is_not_whole(unlocked_checkout: Path) -> None:
     done = run(unlocked_checkout)
     assert (done.returncode, done.stdout) == (1, "")
     assert "kernel-build/scripts/build.sh --print-digest: expected a digest, found build.sh: " in done.stderr
-    assert "smpark holds no C source" in done.stderr
+    assert "kernel-build/smpark: expected source (of a kind that guest_sources" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

@@ -202,6 +202,15 @@ def test_the_source_of_busybox_is_found_by_its_digests(tmp_path: Path) -> None:
         source_archive._find_busybox(build, out, environ)
 
 
+@pytest.mark.parametrize("name", ["kernel-build/agent/notes.txt", "kernel-build/agent/Makefile", "LICENSES/MIT"])
+def test_a_file_of_an_unknown_kind_is_not_left_out(name: str, copy_of_checkout: Path) -> None:
+    (copy_of_checkout / name).write_text("needed, or not")
+    with pytest.raises(
+        BuildError, match=f"^{name}: expected a file of the kinds .*, found another kind; .* add its kind"
+    ):
+        list(source_archive._sources(copy_of_checkout))
+
+
 def test_a_link_out_of_the_checkout_is_not_given_away(copy_of_checkout: Path, tmp_path: Path) -> None:
     """Its members alone: no set need be built for it."""
     (tmp_path / "secret").write_text("secret")

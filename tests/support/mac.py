@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from tests.support.sets import PLATFORM_TAG
+from scripts.asset_build.guest_sets import wheel_row
+from tests.support.sets import SET
 
-AS_ON_A_MAC = ("--platform", PLATFORM_TAG, "--only-binary=:all:")
+_PLATFORM = wheel_row(SET).platform_tags[0]
+
+AS_ON_A_MAC = ("--platform", _PLATFORM, "--only-binary=:all:")
 """pip's options that take the wheel of a Mac; pip wants `--target` or `--dest` beside them."""
-AS_ON_A_MAC_VARIABLES = {"PIP_PLATFORM": PLATFORM_TAG, "PIP_ONLY_BINARY": ":all:", "PIP_NO_DEPS": "1"}
+AS_ON_A_MAC_VARIABLES = {"PIP_PLATFORM": _PLATFORM, "PIP_ONLY_BINARY": ":all:", "PIP_NO_DEPS": "1"}
 """The same as the environment of a pip that something else starts."""

@@ -75,7 +75,7 @@ def test_every_editable_mode_of_setuptools_finds_the_assets(
     assert kind == "editable"
     (copy_of_checkout / "supermachine_kernel/assets/kernel").unlink()
     done = use(prefix, "k.verify()")
-    assert "build the assets (bash kernel-build/scripts/build.sh), then pip install -e . again" in done.stderr
+    assert "build the assets (python3 scripts/wheel.py --from-source), then pip install -e . again" in done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is Linux's")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from scripts.asset_build.errors import BuildError
+from scripts.asset_build.guest_sets import GUEST_SETS
 from scripts.asset_build.wheel import sources
 from scripts.asset_build.wheel.sources import Source, resolve
 from supermachine_kernel._assets import ASSETS
@@ -137,6 +138,15 @@ def test_nothing_found_lists_the_sources_in_order(empty_project: Path) -> None:
     assert order == sorted(order)
     for cure in ("SUPERMACHINE_ASSETS_DIR", "bash kernel-build/scripts/build.sh", "SUPERMACHINE_KERNEL_BUILD"):
         assert cure in message
+
+
+@pytest.mark.parametrize("name", GUEST_SETS)
+def test_the_cure_builds_the_set_that_was_not_found(name: str, empty_project: Path) -> None:
+    """The build script would build its first set without being told."""
+    message = expect(empty_project, {"SUPERMACHINE_SET": name}, f"no asset set for {name} found")
+    assert f"run bash kernel-build/scripts/build.sh --set {name} (" in message
+    (empty_project / "kernel-build/out" / name).mkdir(parents=True)
+    expect(empty_project, {"SUPERMACHINE_SET": name}, f"{empty_project}/kernel-build/scripts/build.sh --set {name}, or")
 
 
 def test_an_editable_install_never_asks_for_the_release(empty_project: Path) -> None:

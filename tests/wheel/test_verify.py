@@ -25,7 +25,7 @@ from scripts.asset_build.errors import BuildError
 from scripts.asset_build.lock import LockedAsset, LockedFile, LockedSet
 from scripts.asset_build.wheel.sources import Source
 from scripts.asset_build.wheel.verify import custom_version, verify_set
-from supermachine_kernel._assets import ASSETS
+from supermachine_kernel._assets import ASSETS, Asset
 from supermachine_kernel._version import VERSION
 from tests.support import elf, release
 from tests.support.sets import GUEST_SET
@@ -238,6 +238,15 @@ def test_a_locked_set_has_the_build_info_of_the_lock(built_set: Path) -> None:
     unpacked = {name: LockedFile(len(verified.contents[name]), sha256) for name, sha256 in verified.sha256.items()}
     locked = LockedSet("aarch64", {n: LockedAsset(f, LockedFile(1, "0" * 64)) for n, f in unpacked.items()}, {"a": 1})
     assert verify_set(source_with(built_set, built_set / "build-info.json"), locked).build == {"a": 1}
+
+
+def test_an_asset_of_a_kind_that_no_verifier_knows_is_named(built_set: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("notes\n")
+    row = Asset("notes", "NOTES", kind="txet", mode=0o644, licence="MIT", variable="NOTES_PATH", sizes=(1, 100))
+    guest_set = replace(GUEST_SET, assets=(*GUEST_SET.assets, row))
+    source = replace(source_with(built_set, notes=tmp_path / "notes"), guest_set=guest_set)
+    expected = "_assets.py: notes: expected the kind kernel, program or module, found txet; correct the row"
+    assert_refused(source, Path("supermachine_kernel"), expected)
 
 
 def assert_refused(source: Source, path: Path, message: str) -> None:

@@ -23,9 +23,11 @@ PROJECT = Path(__file__).resolve().parents[3]
 SYSTEM_SOURCES = Path("/usr/src")
 """Where Debian's linux-source packages put the kernel's tarball."""
 
-# What the assets are built from. Whatever else lies in kernel-build/ is a result, or litter.
-_SUFFIXES = {".c", ".h", ".S", ".sh", ".md", ".patch", ".config", ".json"}
-_NAMES = {"Kbuild"}
+_KINDS = {
+    "kernel-build": {".c", ".h", ".S", ".sh", ".md", ".patch", ".config", ".json", "Kbuild"},
+    "LICENSES": {".txt"},
+}
+"""The suffixes, or else the names, of the files of each folder. Another kind may be a source, so it is not left out."""
 
 _README = """\
 # Source of supermachine-kernel {version}
@@ -149,14 +151,18 @@ def _members(
 
 
 def _sources(project: Path) -> Iterator[tuple[str, Path]]:
-    """The files of the checkout. Raises BuildError for one that is a link out of it."""
-    for folder in ("kernel-build", "LICENSES"):
+    """The files of the checkout. Raises BuildError for a link out of it, and for a file of an unknown kind."""
+    for folder, kinds in _KINDS.items():
         for path in (project / folder).rglob("*"):
             name = path.relative_to(project).as_posix()
-            wanted = path.suffix in _SUFFIXES or path.name in _NAMES or (folder == "LICENSES" and path.suffix == ".txt")
-            if wanted and path.is_file() and not path.name.startswith(".") and not name.startswith("kernel-build/out/"):
-                refuse_link_outside(name, project)
-                yield name, path
+            litter = path.name.startswith(".") or path.name.endswith("~")
+            if litter or not path.is_file() or name.startswith("kernel-build/out/"):
+                continue
+            if (path.suffix or path.name) not in kinds:
+                cure = "if it is a source, add its kind to _KINDS in source_archive.py; else remove it"
+                raise BuildError(name, f"a file of the kinds {', '.join(sorted(kinds))}", "another kind", cure)
+            refuse_link_outside(name, project)
+            yield name, path
     yield "NOTICE", project / "NOTICE"
 
 

@@ -76,7 +76,7 @@ def _no_source_message(wanted: GuestSet, project: Path, environ: Mapping[str, st
             f"no asset set for {wanted.name} found; tried, in this order:",
             "  1. override: SUPERMACHINE_ASSETS_DIR is not set; set it to a folder with "
             + ", ".join(asset.name for asset in wanted.assets),
-            f"  2. tree: {no_tree}; run bash kernel-build/scripts/build.sh (on Debian or Ubuntu), "
+            f"  2. tree: {no_tree}; run bash kernel-build/scripts/build.sh --set {wanted.name} (on Debian or Ubuntu), "
             "or set SUPERMACHINE_KERNEL_BUILD to a tree that is built",
             f"  {release}",
         )
@@ -114,8 +114,8 @@ def _tree(wanted: GuestSet, project: Path, environ: Mapping[str, str]) -> Option
         folder = tree / "out" / wanted.name
         if _is_there(folder):
             cure = (
-                f"run bash {tree / 'scripts' / 'build.sh'}, or set SUPERMACHINE_KERNEL_BUILD= (empty) to go on "
-                "without the tree: a set comes whole from one source"
+                f"run bash {tree / 'scripts' / 'build.sh'} --set {wanted.name}, or set SUPERMACHINE_KERNEL_BUILD= "
+                "(empty) to go on without the tree: a set comes whole from one source"
             )
             if not os.path.isdir(folder):
                 found = "a file" if os.path.exists(folder) else f"a dangling link to {os.readlink(folder)}"

@@ -96,6 +96,10 @@ def verify_structure(guest_set: GuestSet, contents: Mapping[str, bytes], names: 
                     expected = f"a module of kernel {kernel.release} ({names[KERNEL.name]})"
                     cure = "a set comes from one kernel build: take both files from the same"
                     raise BuildError(name, expected, f"one of {release}", cure)
+            elif asset.kind != "kernel":
+                row, expected = f"supermachine_kernel/_assets.py: {asset.name}", "the kind kernel, program or module"
+                cure = "correct the row, or add the kind (CONTRIBUTING.md, Add an asset)"
+                raise BuildError(row, expected, asset.kind, cure)
     except InspectionError as error:
         raise BuildError(**error.fields()) from error
     return kernel
