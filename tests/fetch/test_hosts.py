@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import email.utils
 import http.server
 import ssl
 import threading
@@ -14,13 +13,10 @@ from pathlib import Path
 
 import pytest
 import trustme
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.fetch.locked_files import fetch
 from scripts.asset_build.fetch.session import is_loopback
-from scripts.asset_build.fetch.transfer import parse_retry_after
 from scripts.asset_build.release_layout import release_folder
 from supermachine_kernel._version import VERSION
 from tests.support.faults_page import injects
@@ -341,26 +337,3 @@ def test_a_name_that_does_not_resolve_is_said(environ: dict[str, str]) -> None:
 )
 def test_only_this_machine_is_loopback(url: str, expected: bool) -> None:
     assert is_loopback(url) is expected
-
-
-# --- Retry-After ---
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.integers(0, 86400))
-def test_seconds_to_wait_are_read(seconds: int) -> None:
-    assert parse_retry_after(f" {seconds} ") == pytest.approx(min(seconds, 21600)), "a day is as good as six hours"
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.integers(-86400, 20000))
-def test_a_date_to_wait_for_is_read(seconds: int) -> None:
-    found = parse_retry_after(email.utils.formatdate(time.time() + seconds, usegmt=True))
-    assert found == pytest.approx(max(seconds, 0), abs=3)
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.none() | st.text() | st.from_regex(r"[0-9]{1,5000}", fullmatch=True))
-def test_any_other_text_is_no_wait(text: str | None) -> None:
-    found = parse_retry_after(text)
-    assert found is None or found >= 0

@@ -1,4 +1,4 @@
-"""The linters of .pre-commit-config.yaml, each on all files of the checkout.
+"""The linters of .pre-commit-config.yaml, each on all files of the checkout; and how long a file of code may be.
 
 Of the same list scripts/test.py runs ruff and mypy by themselves, before anything else, and test_workflows.py runs the
 actionlint that is packaged whole.
@@ -69,6 +69,14 @@ def test_the_linter_sees_a_mistake(name: str, file: str, content: str, tmp_path:
     for config in (".editorconfig", ".clang-format"):
         (tmp_path / config).write_bytes((PROJECT / config).read_bytes())
     assert run(HOOKS[name], [file], tmp_path).returncode != 0
+
+
+def test_no_file_of_code_is_longer_than_contributing_allows() -> None:
+    (most,) = re.findall(r"shell file is longer than (\d+) lines", (PROJECT / "CONTRIBUTING.md").read_text())
+    code = files_of({"files": r"\.(py|pyi|c|h|S|sh)$"})
+    assert len(code) > 300
+    lengths = {name: len((PROJECT / name).read_text(encoding="utf-8").splitlines()) for name in code}
+    assert {name: length for name, length in lengths.items() if length > int(most)} == {}
 
 
 def test_the_versions_are_those_of_pyproject_and_of_the_workflow() -> None:
