@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from ..regular_file import SizeError, read_regular
 from ..wheel.archive import mode_in_wheel, record_fields
@@ -65,13 +66,22 @@ def same(one, other):
         one, other = (sorted(items, key=repr) if isinstance(items, frozenset) else items for items in (one, other))
         return len(one) == len(other) and all(map(same, one, other))
     return repr(one) == repr(other)
-source, byte_code, level = sys.argv[1:]
-with open(source, "rb") as file:
-    compiled = compile(file.read(), source, "exec", dont_inherit=True, optimize=int(level))
-with open(byte_code, "rb") as file:
-    found = marshal.loads(file.read()[16:])
-sys.exit(not same(compiled, found))
+for source, byte_code, level in zip(*[iter(sys.argv[1:])] * 3):
+    with open(source, "rb") as file:
+        compiled = compile(file.read(), source, "exec", dont_inherit=True, optimize=int(level))
+    with open(byte_code, "rb") as file:
+        found = marshal.loads(file.read()[16:])
+    if not same(compiled, found):
+        sys.exit(1)
+    print("the same", flush=True)
 """
+
+
+class _ByteCode(NamedTuple):
+    source: Path
+    path: Path
+    level: str
+    """How far it was optimized (PEP 488): "0", "1" or "2"."""
 
 
 _BYTE_CODE_SECONDS = 60.0
@@ -90,8 +100,10 @@ def verify_installed(wheel: Wheel, folder: Path) -> tuple[Path, str]:
     there, and not run.
     """
     _verify_rights(folder, folder.stat(), folder)
+    byte_code: list[_ByteCode] = []
     for path in (folder / PACKAGE, folder / wheel.dist_info):
-        _verify_tree(wheel, folder, path)
+        byte_code += _verify_tree(wheel, folder, path)
+    _compare_byte_code(byte_code)
     for name, member in wheel.members.items():
         if not name.endswith("/RECORD"):  # the installer's own, see below
             _verify_file(folder / name, name, member.content)
@@ -100,8 +112,12 @@ def verify_installed(wheel: Wheel, folder: Path) -> tuple[Path, str]:
     return record, _verify_record(wheel, folder, record)
 
 
-def _verify_tree(wheel: Wheel, folder: Path, top: Path) -> None:
-    """No link, no folder and no file that the wheel or an installer does not make; none that others may change."""
+def _verify_tree(wheel: Wheel, folder: Path, top: Path) -> list[_ByteCode]:
+    """No link, no folder and no file that the wheel or an installer does not make; none that others may change.
+
+    Returns the byte code that has one of the wheel's files as its source.
+    """
+    byte_code = []
     folders = {parent for name in wheel.members for parent in (folder / name).parents}
     added = {f"{wheel.dist_info}/{name}" for name in _ADDED}
     for path in [top, *_below(top)]:
@@ -115,11 +131,14 @@ def _verify_tree(wheel: Wheel, folder: Path, top: Path) -> None:
         if (path.name == "__pycache__" and path.parent in folders) or path in folders:
             known = stat.S_ISDIR(found.st_mode)
         elif path.parent.name == "__pycache__" and path.parent.parent in folders:
-            known = _verify_byte_code(wheel, folder, path)
+            compiled = _byte_code(wheel, folder, path)
+            byte_code += [compiled] if compiled else []
+            known = compiled is not None
         else:
             known = stat.S_ISREG(found.st_mode) and name in wheel.members.keys() | added
         if not known:
             raise _error(path, "only what is in the wheel", "something else: remove it")
+    return byte_code
 
 
 def _verify_rights(path: Path, found: os.stat_result, folder: Path) -> None:
@@ -161,26 +180,34 @@ def _below(top: Path) -> Iterator[Path]:
             yield from _below(path)
 
 
-def _verify_byte_code(wheel: Wheel, folder: Path, path: Path) -> bool:
-    """Whether it is byte code of one of the wheel's files. Raises AuditError for code that is not of its source."""
+def _byte_code(wheel: Wheel, folder: Path, path: Path) -> _ByteCode | None:
+    """The byte code of one of the wheel's files, or None. Raises AuditError for that of another Python."""
     named = _BYTE_CODE.fullmatch(path.name)
     if named is None:
-        return False
+        return None
     source = path.parent.parent / f"{named['stem']}.py"
     if source.relative_to(folder).as_posix() not in wheel.members or not path.is_file():
-        return False
+        return None
     if named["tag"] != sys.implementation.cache_tag:
         cure = f"remove {path.parent}, or run this audit with that Python"
         raise _error(path, f"byte code of this Python ({sys.implementation.cache_tag})", named["tag"], cure)
-    command = [sys.executable, "-I", "-c", _COMPARE_BYTE_CODE, str(source), str(path), named["level"] or "0"]
-    cure = f"remove {path.parent}, and find who put it there"
+    return _ByteCode(source, path, named["level"] or "0")
+
+
+def _compare_byte_code(those: list[_ByteCode]) -> None:
+    """Compare each with its source. Raises AuditError for the first that is not of its source."""
+    command = [sys.executable, "-I", "-c", _COMPARE_BYTE_CODE]
+    command += [str(part) for each in those for part in each]
     try:
-        differs = subprocess.run(command, capture_output=True, check=False, timeout=_BYTE_CODE_SECONDS).returncode != 0
+        done = subprocess.run(command, capture_output=True, check=False, timeout=_BYTE_CODE_SECONDS)
+        same, found = done.stdout, "another"
     except subprocess.TimeoutExpired as error:
-        raise _error(path, f"the byte code of {source.name}", "one that takes too long to read", cure) from error
-    if differs:
-        raise _error(path, f"the byte code of {source.name}", "another", cure)
-    return True
+        same, found = error.stdout or b"", "one that takes too long to read"
+    compared = len(same.splitlines())
+    if compared < len(those):
+        first = those[compared]
+        cure = f"remove {first.path.parent}, and find who put it there"
+        raise _error(first.path, f"the byte code of {first.source.name}", found, cure)
 
 
 def _verify_file(path: Path, name: str, content: bytes) -> None:
