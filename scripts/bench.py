@@ -13,6 +13,7 @@ import json
 from dataclasses import asdict
 from typing import Callable
 
+from scripts.asset_build.errors import BuildError
 from scripts.benchmarks.boot import boot
 from scripts.benchmarks.build import build
 from scripts.benchmarks.fetch import fetch
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             results[name] = BENCHMARKS[name](options.rounds)
         if options.record:
             record(RECORDED, results)
-    except (BenchError, SetupError, WheelError) as error:
+    except (BenchError, BuildError, SetupError, WheelError) as error:
         return report_error(error, as_json=options.json)
     if options.json:
         print(json.dumps({name: [asdict(figure) for figure in figures] for name, figures in results.items()}, indent=2))
