@@ -286,7 +286,7 @@ def test_wheel_that_is_none(tmp_path: Path) -> None:
     [
         ([], "the following arguments are required: WHEEL_OR_DIR"),
         (["/no/such.whl"], "/no/such.whl: expected a file or a folder, found nothing"),
-        ([__file__], f"{__file__}: expected a wheel or a folder with the four assets"),
+        ([__file__], f"{__file__}: expected a wheel or a folder with the assets of a set"),
         ([".", "--cpus", "9"], "9: expected a number from 1 to 8"),
         ([".", "--timeout", "0"], "0: expected a number of seconds above 0"),
     ],

@@ -109,7 +109,7 @@ def test_an_editable_install_without_a_tree_says_so_at_first_use(
     assert use(prefix, "print(k.__version__)").stdout == f"{VERSION}\n"
     done = use(prefix, "k.KERNEL.path")
     assert "expected the assets of an installed wheel, found none" in done.stderr
-    assert "build.sh" in done.stderr
+    assert "scripts/wheel.py --from-source" in done.stderr
     shutil.copytree(built_set, copy_of_checkout / "kernel-build/out/aarch64")
     install(copy_of_checkout, prefix)
     assert use(prefix, "k.verify()").returncode == 0
