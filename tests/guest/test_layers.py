@@ -15,6 +15,7 @@ from scripts.guest import qemu
 from scripts.machine.packages import install_commands, install_packages
 from tests.support import guest
 from tests.support.guest import LIMIT, Container, assert_ended_well, boot, configuration, disks, said
+from tests.support.native_agent import is_listening
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +54,7 @@ def shared(folder: Path, tag: str, scratch: Path) -> Iterator[list[str]]:
     options = [f"--socket-path={socket}", "-o", f"source={folder}", "-o", "sandbox=chroot"]
     with subprocess.Popen([program, *options], stderr=subprocess.DEVNULL) as process:
         try:
-            while not socket.exists():
+            while not is_listening(socket):
                 assert process.poll() is None, "virtiofsd has ended"
                 time.sleep(0.01)
             chardev = ["-chardev", f"socket,id={tag},path={socket}"]

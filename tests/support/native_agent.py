@@ -26,6 +26,9 @@ LIMITS = (f"-DAGENT_WORKERS={WORKERS}", "-DGOODBYE_MS=300")
 HASTY = (*LIMITS, "-DPING_MS=1000", "-DPINGS=5", "-DSILENCE_MS=2000")
 """For tests that wait for these limits; to the callers of any other test, a busy machine could do them wrong."""
 
+_LISTENS = 0x10000
+"""__SO_ACCEPTCON of Linux (include/uapi/linux/net.h), among the flags of /proc/net/unix."""
+
 THOROUGH = os.environ.get("SUPERMACHINE_TEST_THOROUGH") == "1"
 """Set: what the ordinary run samples is tested whole."""
 
@@ -95,7 +98,7 @@ def running(program: Path, scratch: Path) -> Iterator[NativeAgent]:
     with log.open("wb") as errors:
         process = subprocess.Popen([str(program), str(path)], env=environment, stderr=errors, start_new_session=True)
     try:
-        wait_until(path.exists)
+        wait_until(lambda: is_listening(path))
         yield NativeAgent(path, process.pid)
         assert process.poll() is None, f"the agent ended: {log.read_text()}"
     finally:
@@ -111,6 +114,15 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     while not condition():
         assert time.monotonic() < end, f"not within {seconds:g} s"
         time.sleep(0.02)
+
+
+def is_listening(path: Path) -> bool:
+    """Whether the Unix socket takes connections. It is there from bind() on, and refuses them until listen()."""
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        fields = line.split(maxsplit=7)
+        if fields[7:] == [str(path)] and int(fields[3], 16) & _LISTENS:
+            return True
+    return False
 
 
 def is_gone(pid_file: Path) -> bool:
