@@ -21,7 +21,7 @@ from tests.support import guest, snapshot
 from tests.support.draws import assert_draws_differ, more_records
 from tests.support.guest import Container
 from tests.support.native_agent import wait_until
-from tests.support.snapshot import Guest, assert_goes_on, wait_for_load
+from tests.support.snapshot import Guest, assert_goes_on, registers_at_rest, wait_for_load
 
 pytestmark = pytest.mark.slow
 
@@ -141,9 +141,7 @@ def test_parked_registers_are_the_same_at_every_capture(built_set: Path, tmp_pat
             running.agent.park()
             for _ in range(3):
                 running.agent.restored()  # sets the clock, which interrupts every CPU
-                time.sleep(0.3)
-                running.monitor("stop")
-                captures.append(running.registers()[1:])
+                captures.append(registers_at_rest(running))
                 page = read_memory(running, int(line.text.split("=")[1].split()[0], 16), 48, tmp_path)
                 running.monitor("cont")
             assert_state(page, 4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from tests.support import guest, snapshot
 from tests.support.draws import assert_draws_differ, more_records
 from tests.support.guest import Container, configuration
 from tests.support.native_agent import wait_until
-from tests.support.snapshot import Guest
+from tests.support.snapshot import Guest, registers_at_rest, registers_later
 from tests.support.vmgenid import INTERRUPT, RESCHEDULE, Host
 
 pytestmark = pytest.mark.slow
@@ -69,23 +68,6 @@ def test_clones_draw_numbers_of_their_own_by_vmgenid_alone(built_set: Path, tmp_
             recorded.append(more_records(running))
             assert reseeded(running) == 2, "once before it was saved, and once since"
     assert_draws_differ(*recorded)
-
-
-def registers_later(running: Guest) -> list[str]:
-    """Those of the parked CPUs, after a while. The guest stands still then."""
-    running.monitor("cont")
-    time.sleep(0.3)
-    running.monitor("stop")
-    return running.registers()[1:]
-
-
-def registers_at_rest(running: Guest) -> list[str]:
-    """Those at two looks in a row: a CPU that just answers an interrupt has others."""
-    looks = [registers_later(running), registers_later(running)]
-    while looks[-1] != looks[-2]:
-        assert len(looks) < 100
-        looks.append(registers_later(running))
-    return looks[-1]
 
 
 def test_parked_registers_are_the_same_with_an_interrupt_pending(built_set: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import re
 import socketserver
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -55,6 +56,23 @@ class Guest(NamedTuple):
     def registers(self) -> list[str]:
         """What each CPU has in its registers, while the machine stands still."""
         return re.split(r"(?m)^CPU#\d+\n", self.monitor.human("info registers -a").replace("\r", ""))[1:]
+
+
+def registers_later(running: Guest) -> list[str]:
+    """Those of the parked CPUs, after a while. The guest stands still then."""
+    running.monitor("cont")
+    time.sleep(0.3)
+    running.monitor("stop")
+    return running.registers()[1:]
+
+
+def registers_at_rest(running: Guest) -> list[str]:
+    """Those at two looks in a row: a CPU that just answers an interrupt has others."""
+    looks = [registers_later(running), registers_later(running)]
+    while looks[-1] != looks[-2]:
+        assert len(looks) < 100
+        looks.append(registers_later(running))
+    return looks[-1]
 
 
 def wait_for_load(running: Guest) -> None:
