@@ -201,10 +201,14 @@ CASE(many_listeners)
 	int listeners[LISTENERS];
 	char text[20];
 
+	/* Ports of their own: the two families may get the same one where each may be any, and dial() knows the port alone. */
+	for (int n = 0; n < LISTENERS; n++) {
+		union address at = loopback(n % 2 ? AF_INET : AF_INET6, 8200 + n);
+
+		listeners[n] = listener_at(&at);
+	}
 	for (int n = 0; n < LISTENERS; n++)
-		listeners[n] = any_listener(n % 2 ? AF_INET : AF_INET6);
-	for (int n = 0; n < LISTENERS; n++)
-		dial(port_of(listeners[n]), "echo");
+		dial(8200 + n, "echo");
 	for (int n = 0; n < LISTENERS; n++) {
 		snprintf(text, sizeof text, "listener %d", n);
 		echoed(accept_one(listeners[n]), text);
