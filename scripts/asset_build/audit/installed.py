@@ -196,18 +196,20 @@ def _byte_code(wheel: Wheel, folder: Path, path: Path) -> _ByteCode | None:
 
 def _compare_byte_code(those: list[_ByteCode]) -> None:
     """Compare each with its source. Raises AuditError for the first that is not of its source."""
+    if not those:
+        return
     command = [sys.executable, "-I", "-c", _COMPARE_BYTE_CODE]
     command += [str(part) for each in those for part in each]
     try:
         done = subprocess.run(command, capture_output=True, check=False, timeout=_BYTE_CODE_SECONDS)
+        if done.returncode == 0:
+            return
         same, found = done.stdout, "another"
     except subprocess.TimeoutExpired as error:
         same, found = error.stdout or b"", "one that takes too long to read"
-    compared = len(same.splitlines())
-    if compared < len(those):
-        first = those[compared]
-        cure = f"remove {first.path.parent}, and find who put it there"
-        raise _error(first.path, f"the byte code of {first.source.name}", found, cure)
+    first = those[min(len(same.splitlines()), len(those) - 1)]
+    cure = f"remove {first.path.parent}, and find who put it there"
+    raise _error(first.path, f"the byte code of {first.source.name}", found, cure)
 
 
 def _verify_file(path: Path, name: str, content: bytes) -> None:
