@@ -8,7 +8,6 @@ import contextlib
 import errno
 import os
 import stat
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,20 +19,18 @@ _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(o
 
 
 @contextlib.contextmanager
-def file_lock(
-    path: Path, *, timeout: Optional[float] = None, stop: Optional[threading.Event] = None
-) -> Iterator[Optional[str]]:
+def file_lock(path: Path, *, timeout: Optional[float] = None) -> Iterator[Optional[str]]:
     """Hold the exclusive lock of the file `path` (flock(2)) while the block runs.
 
     The file is made if there is none, and its content is never changed. The lock is waited for until it is free, at
-    most `timeout` seconds, or until `stop` is set. The block gets None once the lock is held. Otherwise it runs
-    without the lock and gets the reason in words, for example that the file system has no locks.
+    most `timeout` seconds. The block gets None once the lock is held. Otherwise it runs without the lock and gets the
+    reason in words, for example that the file system has no locks.
 
     Raises OSError if `path` cannot be opened or is no regular file.
     """
     descriptor = _open(path)
     try:
-        yield _take(descriptor, None if timeout is None else time.monotonic() + timeout, stop or threading.Event())
+        yield _take(descriptor, None if timeout is None else time.monotonic() + timeout)
     finally:
         os.close(descriptor)  # this gives the lock back
 
@@ -52,7 +49,7 @@ def _open(path: Path) -> int:
     return descriptor
 
 
-def _take(descriptor: int, deadline: Optional[float], stop: threading.Event) -> Optional[str]:
+def _take(descriptor: int, deadline: Optional[float]) -> Optional[str]:
     """None once the lock is held, else why it is not."""
     try:
         import fcntl
@@ -68,5 +65,4 @@ def _take(descriptor: int, deadline: Optional[float], stop: threading.Event) -> 
             return error.strerror
         if deadline is not None and time.monotonic() >= deadline:
             return "another process holds the lock"
-        if stop.wait(_POLL):
-            return "stopped"
+        time.sleep(_POLL)

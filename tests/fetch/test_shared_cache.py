@@ -41,7 +41,7 @@ def test_one_build_at_a_time_makes_an_entry(tmp_path: Path) -> None:
     most: list[int] = []
 
     def work() -> None:
-        with Cache(tmp_path).alone(measure(b"content"), threading.Event(), 30):
+        with Cache(tmp_path).alone(measure(b"content"), 30):
             inside.append(1)
             most.append(len(inside))
             time.sleep(0.02)
@@ -57,7 +57,7 @@ def test_one_build_at_a_time_makes_an_entry(tmp_path: Path) -> None:
 
 def test_another_build_is_not_waited_for_without_end(tmp_path: Path) -> None:
     cache, wanted = Cache(tmp_path), measure(b"content")
-    with cache.alone(wanted, threading.Event(), 30), cache.alone(wanted, threading.Event(), 0.1):
+    with cache.alone(wanted, 30), cache.alone(wanted, 0.1):
         pass
 
 

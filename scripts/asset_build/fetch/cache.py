@@ -7,7 +7,6 @@ import re
 import stat
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -118,10 +117,10 @@ class Cache:
             raise BuildError(str(self.folder), "a folder to which the cache can be written", found, cure) from error
 
     @contextlib.contextmanager
-    def alone(self, wanted: LockedFile, stop: threading.Event, timeout: float) -> Iterator[None]:
+    def alone(self, wanted: LockedFile, timeout: float) -> Iterator[None]:
         """Let one build at a time make an entry, and the others find it; they wait `timeout` seconds at most."""
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):  # without the lock, several builds fetch the same bytes, and that is all
                 path = self.path(wanted).with_suffix(".lock")
-                stack.enter_context(file_lock(path, timeout=timeout, stop=stop))
+                stack.enter_context(file_lock(path, timeout=timeout))
             yield

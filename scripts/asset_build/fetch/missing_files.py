@@ -34,7 +34,7 @@ def fetch_missing(
     cache, total = _writable(cache), sum(asset.packed.size for asset in missing.values())
     with progress_bar(total) as bar, ReleaseLocation(location, token, bar.update, limits) as release:
         for name, asset in missing.items():
-            with cache.alone(asset.unpacked, release.session.stopped, release.session.seconds_left() / 2):
+            with cache.alone(asset.unpacked, release.session.seconds_left() / 2):
                 if cache.find(asset.unpacked) is None:
                     _into_cache(cache, release, packed_name(set_name, name), asset)
                 else:  # another build has made it meanwhile
