@@ -8,7 +8,6 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,10 +18,7 @@ from tests.support.native_agent import (
     THOROUGH,
     WORKERS,
     NativeAgent,
-    compile_native,
     is_gone,
-    running,
-    sources,
     wait_until,
 )
 
@@ -30,14 +26,6 @@ pytestmark = pytest.mark.slow
 
 AT_ONCE = 100
 COMMANDS = 10_000 if THOROUGH else 300
-
-
-@pytest.fixture(scope="module")
-def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeAgent]:
-    folder = tmp_path_factory.mktemp("agent")
-    program = compile_native("native.c", sources("client.c"))
-    with running(program, folder) as agent:
-        yield agent
 
 
 def exchange(agent: NativeAgent, data: bytes) -> list[tuple[int, bytes]]:

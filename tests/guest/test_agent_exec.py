@@ -9,7 +9,6 @@ import signal
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,12 @@ import pytest
 
 from scripts.guest.agent import AgentError, Call
 from scripts.guest.agent_frames import DATA_LIMIT, Kind, command, frame
-from tests.support.native_agent import NativeAgent, compile_native, is_gone, running, sources, wait_until
+from tests.support.native_agent import NativeAgent, is_gone, wait_until
 
 pytestmark = pytest.mark.slow
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KILLED = (1, signal.SIGKILL)
-
-
-@pytest.fixture(scope="module")
-def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeAgent]:
-    folder = tmp_path_factory.mktemp("agent")
-    program = compile_native("native.c", sources("client.c"))
-    with running(program, folder) as agent:
-        yield agent
 
 
 def test_output_and_errors_come_apart_and_the_exit_status_with_them(agent: NativeAgent) -> None:

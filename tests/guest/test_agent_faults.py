@@ -6,29 +6,17 @@ import contextlib
 import errno
 import struct
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from scripts.guest.agent import AgentError
 from scripts.guest.agent_frames import DATA_LIMIT, Kind, Tag, command, field, frame, hello, string
-from tests.support.native_agent import SOURCES, NativeAgent, compile_native, running, sources, wait_until
+from tests.support.native_agent import SOURCES, NativeAgent, compile_native, running, wait_until
 
 pytestmark = pytest.mark.slow
 
 ENTROPY = field(Tag.ENTROPY, bytes(32))
-
-
-@pytest.fixture(scope="module")
-def program() -> Path:
-    return compile_native("native.c", sources("client.c"))
-
-
-@pytest.fixture(scope="module")
-def agent(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeAgent]:
-    with running(program, tmp_path_factory.mktemp("agent")) as agent:
-        yield agent
 
 
 @pytest.fixture(scope="module")

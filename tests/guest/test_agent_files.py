@@ -6,26 +6,17 @@ import errno
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from scripts.guest.agent import AgentError, Call
 from scripts.guest.agent_frames import DATA_LIMIT, Kind, Tag, command, frame, string
-from tests.support.native_agent import THOROUGH, NativeAgent, compile_native, running, sources, wait_until
+from tests.support.native_agent import THOROUGH, NativeAgent, wait_until
 
 pytestmark = pytest.mark.slow
 
 STREAM = (1 << 30) if THOROUGH else (32 << 20)
-
-
-@pytest.fixture(scope="module")
-def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeAgent]:
-    folder = tmp_path_factory.mktemp("agent")
-    program = compile_native("native.c", sources("client.c"))
-    with running(program, folder) as agent:
-        yield agent
 
 
 def test_file_is_written_whole_with_owner_and_mode(agent: NativeAgent, tmp_path: Path) -> None:

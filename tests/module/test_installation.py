@@ -39,6 +39,17 @@ class TestForm:
         assert found in DESCRIPTIONS
         return str(found)
 
+    def form_before(self, other: Path, site: Path) -> str:
+        """That of the module in `site`, with the folder `other` later on the path."""
+        done = child.python(
+            "import sys; sys.path.append(sys.argv[1])\n"
+            "from supermachine_kernel._installation import installation_kind; print(installation_kind())",
+            other,
+            site=site,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
     def test_an_installed_wheel_is_known(self, installed: Path) -> None:
         assert self.form(installed) == "wheel"
 
@@ -50,13 +61,7 @@ class TestForm:
     def test_a_copy_before_a_wheel_is_a_copy(self, module_copy: Path, installed: Path) -> None:
         for folder in module_copy.glob("*.dist-info"):
             shutil.rmtree(folder)
-        done = child.python(
-            "import sys; sys.path.append(sys.argv[1])\n"
-            "from supermachine_kernel._installation import installation_kind; print(installation_kind())",
-            installed,
-            site=module_copy,
-        )
-        assert done.stdout.strip() == "copy", done.stderr
+        assert self.form_before(installed, module_copy) == "copy"
 
     def test_a_folder_beside_a_setup_cfg_is_a_checkout(self, module_copy: Path) -> None:
         for folder in module_copy.glob("*.dist-info"):
@@ -74,13 +79,7 @@ class TestForm:
         (folder / "direct_url.json").write_text(
             json.dumps({"url": module_copy.as_uri(), "dir_info": {"editable": True}})
         )
-        done = child.python(
-            "import sys; sys.path.append(sys.argv[1])\n"
-            "from supermachine_kernel._installation import installation_kind; print(installation_kind())",
-            module_copy,
-            site=site,
-        )
-        assert done.stdout.strip() == "editable", done.stderr
+        assert self.form_before(module_copy, site) == "editable"
 
     @given(content=DIRECT_URLS)
     @example(b'{"url": ["x"], "dir_info": {"editable": true}}')
