@@ -27,7 +27,10 @@ except (k.SupermachineKernelError, MemoryError) as error:
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="macOS does not limit the address space")
+@pytest.mark.skipif(
+    sys.platform != "linux",
+    reason="file counts of Linux; macOS has no limit of the address space",
+)
 @pytest.mark.parametrize(
     ("limit", "value", "use", "said"),
     [
