@@ -14,8 +14,8 @@ import pytest
 from supermachine_kernel._version import VERSION
 
 NEXT = "98.7.6"
-TESTS = ["audit", "cache_key", "docs", "editable", "examples", "lock", "rebuild", "release", "release_build"]
-TESTS += ["sbom", "source_archive", "sources", "wheel"]
+TESTS = ["audit", "audit_any_content", "cache_key", "docs", "editable", "examples", "lock", "rebuild", "release"]
+TESTS += ["release_build", "release_refused", "sbom", "source_archive", "sources", "wheel"]
 """Those that read the version or the lock of the checkout."""
 
 
