@@ -15,8 +15,8 @@ from pathlib import Path
 from scripts.guest import qemu
 from scripts.machine.packages import install_commands
 
-ADDRESS = 0x5FFFF000
-"""Guest-physical address of the number: the last page of qemu.MEMORY. The number is at its beginning."""
+ADDRESS = (1 << 30) + (int(qemu.MEMORY.removesuffix("M")) << 20) - 0x1000
+"""Guest-physical address of the number: the beginning of the last page. `virt` has its memory from 1 GiB on."""
 SIZE = 16
 INTERRUPT = 32 + 100
 """The number that GICv3 has for the device's interrupt, the shared one 100, which no device of `virt` has."""
