@@ -87,6 +87,7 @@ int listener_at(const union address *at);
 void dial(int port, const char *what); /* returns when the host's connection stands */
 void act(const char *fault);
 void act_without_answer(const char *fault); /* it ends the connection that asks for it */
+void act_or_end(const char *fault); /* it may end the connection that asks for it, which is waited for too */
 void act_anew(void); /* the next asks over a connection of its own */
 void still_works(void);
 

@@ -219,11 +219,8 @@ FAULT(junk_packets)
 		streams[n] = serve(AF_INET, "hold");
 	CHECK(sendto(datagrams, "x", 1, 0, &to.any, length(&to)) == 1);
 	act("none");
-	for (int n = 0; n < 10; n++) {
-		act_anew(); /* junk may end it */
-		act("packets");
-	}
-	act_anew();
+	for (int n = 0; n < 10; n++)
+		act_or_end("packets");
 	for (int n = 0; n < 10; n++)
 		close(streams[n]);
 	close(listener);

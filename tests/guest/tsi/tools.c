@@ -144,6 +144,15 @@ void act_without_answer(const char *fault)
 	act_anew();
 }
 
+void act_or_end(const char *fault)
+{
+	char answer[3];
+
+	ask_for(fault);
+	recv(control, answer, sizeof answer, MSG_WAITALL);
+	act_anew();
+}
+
 void act_anew(void)
 {
 	control = -1;
