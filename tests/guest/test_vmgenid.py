@@ -97,6 +97,7 @@ def test_parked_registers_are_the_same_with_an_interrupt_pending(built_set: Path
         options = (saved, "migrate", host.arguments)
         with snapshot.running(built_set, tmp_path, work, disk, 4, *options) as running:
             assert len(before) == 3
+            host.route(INTERRUPT, 2)
             assert_pending(running, before)
             assert_taken(running, before)
             running.agent.restored()

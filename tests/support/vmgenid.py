@@ -66,8 +66,16 @@ class Host:
     def interrupt(self, number: int = INTERRUPT, cpu: int = 0) -> None:
         """Make an interrupt pending at a CPU. A shared one goes to that CPU from now on."""
         if number >= 32:
-            self._ask(f"writeq {_DISTRIBUTOR + _ROUTER + 8 * number:#x} {cpu:#x}")
+            self.route(number, cpu)
         self._ask(f"writel {_pending_at(number, cpu):#x} {1 << number % 32:#x}")
+
+    def route(self, number: int, cpu: int) -> None:
+        """Have a shared interrupt go to that CPU.
+
+        QEMU 7.2 looks for who has a pending one before it has loaded where each goes (arm_gicv3_post_load), and then
+        gives it to CPU 0 if that asks first. So whoever restores a guest says it again.
+        """
+        self._ask(f"writeq {_DISTRIBUTOR + _ROUTER + 8 * number:#x} {cpu:#x}")
 
     def is_pending(self, number: int = INTERRUPT, cpu: int = 0) -> bool:
         """Whether the CPU has not taken it yet."""
