@@ -301,16 +301,27 @@ def test_commands_have_a_namespace_after_an_entrypoint_that_was_pid_1(built_set:
     assert "reboot: Restarting system" in seen.text
 
 
-def test_where_nothing_can_power_off_it_restarts(built_set: Path, tmp_path: Path) -> None:
-    """Linux would turn the power off into a halt that never ends. Without PSCI QEMU's machine cannot restart either."""
-    assets = tmp_path / "assets"
+def end_with_changed_psci(built_set: Path, scratch: Path, find: str, changed: int) -> list[str]:
+    """The last lines of a guest in whose device tree changed-psci.S changes something."""
+    assets = scratch / "assets"
     shutil.copytree(built_set, assets)
-    first = guest.assemble("without-psci.S", tmp_path)
+    first = guest.assemble("changed-psci.S", scratch, f'FIND="{find}"', f"CHANGED={changed}")
     (assets / "kernel").write_bytes(first.ljust(2 << 20, b"\0") + (built_set / "kernel").read_bytes())
     config = configuration("sh", "-c", "exit 3")
-    with guest.running(assets, tmp_path, config, Container(), cpus=1) as machine:
+    with guest.running(assets, scratch, config, Container(), cpus=1) as machine:
         machine.wait_for("reboot: ", guest.LIMIT)
         lines = [line.text for line in machine.lines]
-    end = [line for line in lines if line.startswith(("init-oci: exit", "init-oci: error")) or "reboot: " in line]
+    return [line for line in lines if line.startswith(("init-oci: exit", "init-oci: error")) or "reboot: " in line]
+
+
+def test_psci_in_a_node_of_another_name_powers_off(built_set: Path, tmp_path: Path) -> None:
+    end = end_with_changed_psci(built_set, tmp_path, r"\0\0\0\1psci", changed=4)
+    assert end[0] == "init-oci: exit status 3"
+    assert end[1].endswith("reboot: Power down")
+
+
+def test_where_nothing_can_power_off_it_restarts(built_set: Path, tmp_path: Path) -> None:
+    """Linux would turn the power off into a halt that never ends. Without PSCI QEMU's machine cannot restart either."""
+    end = end_with_changed_psci(built_set, tmp_path, "arm,psci", changed=0)
     assert end[:2] == ["init-oci: exit status 3", "init-oci: error: no power off in the device tree; restarting"]
     assert end[2].endswith("reboot: Restarting system"), "and not a halt"

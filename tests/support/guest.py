@@ -214,12 +214,12 @@ def compile_guest_program(source: str, scratch: Path) -> bytes:
     return program.read_bytes()
 
 
-def assemble(source: str, scratch: Path) -> bytes:
-    """The machine code of tests/guest/`source`, and nothing around it."""
+def assemble(source: str, scratch: Path, *definitions: str) -> bytes:
+    """The machine code of tests/guest/`source`, and nothing around it; `definitions` are NAME=VALUE for its names."""
     install_commands(["aarch64-linux-gnu-gcc"])
     linked, code = scratch / "linked", scratch / "code"
     gcc = ["aarch64-linux-gnu-gcc", "-nostdlib", "-static", "-Wl,--build-id=none", str(SOURCES / source)]
-    subprocess.run([*gcc, "-o", str(linked)], check=True)
+    subprocess.run([*gcc, *(f"-D{each}" for each in definitions), "-o", str(linked)], check=True)
     subprocess.run(["aarch64-linux-gnu-objcopy", "-O", "binary", "-j", ".text", str(linked), str(code)], check=True)
     return code.read_bytes()
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Stands before a kernel, 2 MiB of it, and takes PSCI out of the device tree before it enters it: QEMU puts its own
- * into every tree that it loads. To QEMU this is the header of an Image (Linux: Documentation/arch/arm64/booting.rst).
+ * Stands before a kernel, 2 MiB of it, and changes PSCI in the device tree before it enters it: QEMU puts its own into
+ * every tree that it loads. To QEMU this is the header of an Image (Linux: Documentation/arch/arm64/booting.rst).
+ * Wherever the tree has the 8 bytes FIND, the one at CHANGED of them becomes an x.
  */
 	.globl	_start
 _start:
@@ -14,7 +15,7 @@ _start:
 	.ascii	"ARM\x64"
 	.long	0
 
-name:	.ascii	"arm,psci"
+find:	.ascii	FIND
 
 begin:
 	ldr	w1, [x0, #4]		// of the tree at x0, its size
@@ -23,7 +24,7 @@ begin:
 	mov	x2, x0
 each:
 	mov	x3, #0
-	adr	x4, name
+	adr	x4, find
 compare:				// by bytes: without an MMU nothing else may be unaligned
 	ldrb	w5, [x2, x3]
 	ldrb	w6, [x4, x3]
@@ -33,7 +34,7 @@ compare:				// by bytes: without an MMU nothing else may be unaligned
 	cmp	x3, #8
 	b.lo	compare
 	mov	w5, #'x'
-	strb	w5, [x2]
+	strb	w5, [x2, #CHANGED]
 next:
 	add	x2, x2, #1
 	cmp	x2, x1
