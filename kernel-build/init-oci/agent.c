@@ -31,20 +31,27 @@ static bool is_short_of(int error)
 	return error == ENOMEM || error == EAGAIN || error == ENFILE || error == EMFILE;
 }
 
-static _Noreturn void become_agent(int file, pid_t namespace, int socket)
+struct agent {
+	int file;
+	pid_t namespace;
+	int socket;
+};
+
+static int become_agent(void *argument)
 {
+	const struct agent *agent = argument;
 	char *const argv[] = { "supermachine-agent", NULL };
 	char *const env[] = { "PATH=" DEFAULT_PATH, "HOME=/root", "SUPERMACHINE_INIT=3", NULL };
-	int pidfd = (int)syscall(SYS_pidfd_open, namespace, 0), error;
+	int pidfd = (int)syscall(SYS_pidfd_open, agent->namespace, 0), error;
 	bool ready, again;
 
 	setsid();
 	unblock_signals();
 	umask(0022);
-	ready = pidfd >= 0 && !setns(pidfd, CLONE_NEWPID) && dup2(socket, AGENT_SOCKET) >= 0 &&
+	ready = pidfd >= 0 && !setns(pidfd, CLONE_NEWPID) && dup2(agent->socket, AGENT_SOCKET) >= 0 &&
 		!fcntl(AGENT_SOCKET, F_SETFD, 0);
 	if (ready)
-		fexecve(file, argv, env);
+		fexecve(agent->file, argv, env);
 	error = errno;
 	again = !ready || is_short_of(error);
 	say("init-oci: warning: " AGENT_FILE ": %s%s", strerror(error), again ? "" : "; going on without it");
@@ -53,15 +60,15 @@ static _Noreturn void become_agent(int file, pid_t namespace, int socket)
 
 pid_t start_agent(int file, pid_t namespace, int *socket)
 {
+	struct agent agent = { .file = file, .namespace = namespace };
 	int ends[2], error;
 	pid_t pid;
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
 		return -1;
-	pid = fork();
+	agent.socket = ends[1];
+	pid = start_program(become_agent, &agent);
 	error = errno;
-	if (!pid)
-		become_agent(file, namespace, ends[1]);
 	close(ends[1]);
 	if (pid < 0)
 		close(ends[0]);

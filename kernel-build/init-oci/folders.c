@@ -64,6 +64,11 @@ static bool make_folders_through(const char *path, int links)
 		errno = ENAMETOOLONG;
 		return false;
 	}
+	/* Those above it are there most of the time. */
+	if (make_folder(copy, links))
+		return true;
+	if (errno != ENOENT)
+		return false;
 	for (char *slash = strchr(copy + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
 		*slash = '\0';
 		if (!make_folder(copy, links))

@@ -111,6 +111,8 @@ struct launch {
 _Noreturn void become_entrypoint(const struct launch *launch, int socket);
 void unblock_signals(void);
 
+pid_t start_program(int (*become)(void *), void *argument); /* -1: not now, by errno */
+
 /* launch is NULL when there is nothing to run any more. Returns the PID in the guest's namespace. */
 pid_t start_namespace(const struct launch *launch, int *socket);
 

@@ -20,6 +20,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define STACK_SIZE (64 * 1024)
+
 void send_message(int socket, enum message_kind kind, int value)
 {
 	const struct message message = { kind, value };
@@ -37,12 +39,34 @@ static struct message receive(int socket)
 	return message;
 }
 
+/*
+ * A process that becomes another program at once. Until it has, it runs in our memory, and we wait: a copy, as fork(2)
+ * makes it, would only be thrown away. -1, and errno says why.
+ */
+pid_t start_program(int (*become)(void *), void *argument)
+{
+	static _Alignas(16) char stack[STACK_SIZE];
+
+	return clone(become, stack + sizeof stack, CLONE_VM | CLONE_VFORK | SIGCHLD, argument);
+}
+
+struct entrypoint {
+	const struct launch *launch;
+	int socket;
+};
+
+static int run_entrypoint(void *argument)
+{
+	const struct entrypoint *entrypoint = argument;
+
+	become_entrypoint(entrypoint->launch, entrypoint->socket);
+}
+
 static pid_t start_entrypoint(const struct launch *launch, int socket)
 {
-	pid_t pid = fork();
+	struct entrypoint entrypoint = { launch, socket };
+	pid_t pid = start_program(run_entrypoint, &entrypoint);
 
-	if (!pid)
-		become_entrypoint(launch, socket);
 	for (int i = 0; i < STREAMS; i++)
 		if (launch->streams[i] >= 0)
 			close(launch->streams[i]); /* or PID 1 would never see their end */

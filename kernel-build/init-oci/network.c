@@ -4,9 +4,9 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -140,11 +140,12 @@ static void add_gateway(const struct internet_address *gateway, const char *devi
 static void add_address_of_the_host_network(void)
 {
 	struct device_address own = { .prefix = 32, .address.family = AF_INET };
-	FILE *file = fopen("/sys/module/kernel/parameters/tsi_hijack", "re");
-	bool on = file && fgetc(file) == 'Y';
+	int file = open("/sys/module/kernel/parameters/tsi_hijack", O_RDONLY | O_CLOEXEC);
+	char value = 'N';
+	bool on = file >= 0 && read(file, &value, 1) == 1 && value == 'Y';
 
-	if (file)
-		fclose(file);
+	if (file >= 0)
+		close(file);
 	if (!on || !if_nametoindex("dummy0"))
 		return;
 	own.device = "dummy0";
