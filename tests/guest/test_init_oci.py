@@ -283,7 +283,7 @@ def test_commands_have_a_namespace_after_an_entrypoint_that_was_pid_1(built_set:
     container.file(
         "agent.sh",
         'sleep 0.1; echo "agent: $(init-request 1 0), PID 1 is $(cat /proc/1/comm)"\n'
-        'if init-request 1 0 | grep -q "^0 1 "; then init-request 2 0; sleep 60; fi\n'
+        'if init-request 1 0 | grep -q "^0 1 "; then init-request 2 0; exec sleep 60; fi\n'
         'echo "masked: $(wc -c < /proc/config.gz) $(grep -c " /processes " /proc/mounts)"; reboot -f\n',
     )
     container.file("processes", "its name begins as that of /proc does")
