@@ -1,4 +1,4 @@
-"""The guest side of the supermachine microVM runtime: the kernel and what runs beside it in a guest."""
+"""The public names of the package, which gets them when the first of them is used."""
 
 import sys
 
@@ -17,6 +17,18 @@ from ._assets import (
     manifest,
     verify,
 )
+from ._errors import (
+    AssetAttributeError,
+    AssetError,
+    AssetInArchiveError,
+    AssetMissingError,
+    DestinationError,
+    DestinationIsDirectoryError,
+    DestinationMissingError,
+    InspectionError,
+    LockstepError,
+    SupermachineKernelError,
+)
 from ._package import LOADING, SETS, installed_version
 
 TYPE_CHECKING = False
@@ -24,18 +36,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any, Optional
 
-    from ._errors import (
-        AssetAttributeError,
-        AssetError,
-        AssetInArchiveError,
-        AssetMissingError,
-        DestinationError,
-        DestinationIsDirectoryError,
-        DestinationMissingError,
-        InspectionError,
-        LockstepError,
-        SupermachineKernelError,
-    )
     from ._write import StrPath
 
     KERNEL_BYTES: bytes
@@ -102,29 +102,24 @@ __all__ = [
 ]
 
 
-_PUBLIC = __all__
-
-if not TYPE_CHECKING:  # to a type checker it would say that every name is there
-    del __all__  # __getattr__ makes it: what `from supermachine_kernel import *` gives is what can be had
-
-    def __getattr__(name: str) -> object:
-        """Make the names that cost something when they are used (PEP 562); errors and bytes are then kept."""
-        if name == "__all__":
-            return [each for each in _PUBLIC if hasattr(sys.modules[__name__], each)]
-        if name in _ELSEWHERE:
-            raise AttributeError(as_attribute(lambda: _of_another_set(name)))
-        if name not in _PUBLIC:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        if name.endswith("Error"):
-            return getattr(_load_errors(), name)
-        return as_attribute(lambda: _constant(name))
+_PACKAGE = sys.modules[__name__.rpartition(".")[0]]
 
 
-def _load_errors() -> "Any":
-    with LOADING:
-        from . import _errors
-    globals().update((name, getattr(_errors, name)) for name in _PUBLIC if name.endswith("Error"))
-    return _errors
+def fill() -> None:
+    """Give the package the names that are here, and what makes the others when they are used (PEP 562)."""
+    here = {name: value for name, value in globals().items() if name in __all__ and name not in _ELSEWHERE}
+    vars(_PACKAGE).update(here, __getattr__=_attribute, __dir__=_names)
+
+
+def _attribute(name: str) -> object:
+    """Make a name that costs something; bytes are then kept."""
+    if name == "__all__":  # what `from supermachine_kernel import *` gives is what can be had
+        return [each for each in __all__ if hasattr(_PACKAGE, each)]
+    if name in _ELSEWHERE:
+        raise AttributeError(as_attribute(lambda: _of_another_set(name)))
+    if name not in __all__:
+        raise AttributeError(f"module {_PACKAGE.__name__!r} has no attribute {name!r}")
+    return as_attribute(lambda: _constant(name))
 
 
 def _constant(name: str) -> object:
@@ -134,11 +129,11 @@ def _constant(name: str) -> object:
         return copy.deepcopy(manifest())  # the caller may change it: verify() compares with the one that is kept
     prefix, _, what = name.rpartition("_")
     asset = next(asset for asset in ASSETS if asset.prefix == prefix)
-    return asset.size if what == "LEN" else globals().setdefault(name, asset.read_bytes())
+    return asset.size if what == "LEN" else vars(_PACKAGE).setdefault(name, asset.read_bytes())
 
 
-def __dir__() -> "list[str]":
-    return sorted({*globals(), *_PUBLIC} - _ELSEWHERE.keys())
+def _names() -> "list[str]":
+    return sorted({*vars(_PACKAGE), *__all__} - _ELSEWHERE.keys())
 
 
 def ensure_assets(directory: "Optional[StrPath]" = None, *, check: str = "record") -> "Path":
@@ -258,15 +253,8 @@ def _of_another_set(name: str) -> str:
     asset = _ELSEWHERE[name].name
     having = " and ".join(guest_set for guest_set, names in SETS.items() if asset in names)
     where = f"the asset set {having}" if having else "no asset set that has a wheel"
-    return f"module {__name__!r} has no {name!r}: {asset} is in {where}, and this is {manifest()['set']}"
+    return f"module {_PACKAGE.__name__!r} has no {name!r}: {asset} is in {where}, and this is {manifest()['set']}"
 
 
 _ELSEWHERE = {name: asset for asset in KNOWN_ASSETS if asset not in ASSETS for name in _names_of(asset)}
 """The names that another set's wheel has and this one has not."""
-for _name in _ELSEWHERE:
-    globals().pop(_name, None)
-
-if hasattr(__spec__.loader, "archive"):
-    # The archive may be replaced or removed while the process runs, and its name may be relative to a folder that the
-    # process leaves. What a call or an error needs of this package cannot be read from there then.
-    from . import _bundle, _doctor, _ensure, _installation, _lockstep, _read, _write  # noqa: F401

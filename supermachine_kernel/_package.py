@@ -1,7 +1,8 @@
 """Where this package lies, what its manifest says, and whether an archive holds it."""
 
-import _thread
 import os
+
+from . import _LOADING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,21 +32,14 @@ START_AGAIN = "the files were changed while this process ran, as an upgrade does
 
 
 class _Loading:
-    """Entered while a public call imports what it needs.
+    """Entered while a public call imports what it needs: no other thread forks until it is left.
 
-    A child of fork inherits the locks of imports that other threads were in the middle of, and nobody releases them
-    there. So a fork waits for this lock. A module of this package that is not there any more, or does not fit the
-    ones that were loaded before, is an error that says why.
+    A module of this package that is not there any more, or does not fit the ones that were loaded before, is an error
+    that says why.
     """
 
-    def __init__(self) -> None:
-        self._lock = _thread.RLock()
-        if hasattr(os, "register_at_fork"):
-            release = self._lock.release
-            os.register_at_fork(before=self._lock.acquire, after_in_parent=release, after_in_child=release)
-
     def __enter__(self) -> None:
-        self._lock.acquire()
+        _LOADING.acquire()
 
     def __exit__(
         self,
@@ -53,7 +47,7 @@ class _Loading:
         error: "Optional[BaseException]",
         traceback: "Optional[TracebackType]",
     ) -> None:
-        self._lock.release()
+        _LOADING.release()
         if isinstance(error, ImportError) and str(error.name).startswith("supermachine_kernel"):
             raise ImportError(
                 f"{DIRECTORY}: expected the modules of this package, found an error: {error}; {START_AGAIN}",

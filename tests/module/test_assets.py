@@ -181,9 +181,8 @@ def test_one_flipped_byte_fails_verify(asset: Asset, module_copy: Path) -> None:
 def test_unreadable_asset_is_an_asset_error(module_copy: Path) -> None:
     path = module_copy / "supermachine_kernel" / "assets" / "kernel"
     path.chmod(0)
-    as_nobody = (
-        "import importlib.metadata, os; from supermachine_kernel import _read; os.geteuid() or os.seteuid(65534)"
-    )
+    loaded = "import importlib.metadata, os; from supermachine_kernel import KERNEL, _read"
+    as_nobody = f"{loaded}; os.geteuid() or os.seteuid(65534)"
     message = child.error_of(f"{as_nobody}; supermachine_kernel.KERNEL.view()", site=module_copy)
     assert message.startswith(
         f"AssetError: {path}: expected a file of {ASSETS[0].size} bytes, found one that cannot be read "

@@ -107,18 +107,30 @@ def test_no_module_imports_one_that_imports_it(installed: Path) -> None:
         graph = {name: needs for name, needs in graph.items() if name not in grounded}
 
 
-def test_import_loads_nothing_but_its_own_modules(installed: Path) -> None:
+def test_import_loads_one_file_and_the_first_name_nothing_but_modules_of_the_package(installed: Path) -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); before = set(sys.modules)\n"
-        "import supermachine_kernel\n"
-        "print(*sorted(set(sys.modules) - before))"
+        "import supermachine_kernel; print(*set(sys.modules) - before)\n"
+        "supermachine_kernel.KERNEL; print(*set(sys.modules) - before)"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-c", program, str(installed)], capture_output=True, text=True, check=True
     )
-    loaded = done.stdout.split()
-    assert "supermachine_kernel" in loaded
-    assert [name for name in loaded if name.partition(".")[0] != "supermachine_kernel"] == []
+    imported, used = map(str.split, done.stdout.splitlines())
+    assert imported == ["supermachine_kernel"]
+    assert "supermachine_kernel._assets" in used
+    assert [name for name in used if name.partition(".")[0] != "supermachine_kernel"] == []
+
+
+@pytest.mark.parametrize(
+    "use", ["k.KERNEL", "k.__version__", "k.__all__", "dir(k)", "from supermachine_kernel import *"]
+)
+def test_any_first_use_gives_the_package_all_its_names(use: str) -> None:
+    program = f"import supermachine_kernel as k\n{use}\nprint(sorted(vars(k).keys() & {{*k.__all__}}), k.verify())"
+    done = child.python(program)
+    assert done.returncode == 0, done.stderr
+    assert "'KERNEL', " in done.stdout
+    assert "'ensure_assets', " in done.stdout
 
 
 def test_import_and_sizes_touch_nothing(installed: Path) -> None:
@@ -131,6 +143,7 @@ def hook(name, arguments):
         events.append([name, str(arguments[0])])
 sys.addaudithook(hook)
 import supermachine_kernel
+assert supermachine_kernel.KERNEL.name == "kernel"
 imported = len(events)
 for prefix in ("KERNEL", "INIT_OCI", "SUPERMACHINE_AGENT", "SMPARK_KO"):
     assert getattr(supermachine_kernel, prefix + "_LEN") == getattr(supermachine_kernel, prefix).size > 0
@@ -151,7 +164,7 @@ def test_import_opens_no_asset_in_the_eyes_of_the_kernel(tmp_path: Path) -> None
     strace = shutil.which("strace")
     assert strace, "strace is missing: apt-get install strace, or run scripts/test.py, which does"
     trace = tmp_path / "trace"
-    program = [sys.executable, "-c", "import supermachine_kernel"]
+    program = [sys.executable, "-c", "import supermachine_kernel; supermachine_kernel.KERNEL"]
     subprocess.run([strace, "-f", "-e", "trace=open,openat", "-o", trace, *program], check=True, timeout=120)
     opened = trace.read_text()
     assert "supermachine_kernel" in opened

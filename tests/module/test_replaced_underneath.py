@@ -23,13 +23,14 @@ class TestUnderneath:
                     file.write(each, each.relative_to(installed))
         return archive
 
-    def run(self, change: str, *arguments: object, site: Path | None = None) -> list[str]:
+    def run(self, change: str, *arguments: object, site: Path | None = None, use: str = "k.__version__") -> list[str]:
         program = f"""\
 import os, shutil, sys
 folder = sys.argv[1]
 os.chdir(folder)
 os.path.exists("app.zip") and sys.path.insert(0, "app.zip")
 import supermachine_kernel as k
+{use}
 {change}
 uses = k.verify, k.KERNEL.read_bytes, k.SMPARK_KO.view, lambda: k.ensure_assets(folder)
 for use in (*uses, lambda: k.require_version("0.0.1")):
@@ -82,6 +83,22 @@ for use in (*uses, lambda: k.require_version("0.0.1")):
         assert "done" in lines[2], "smpark.ko is the same in both"
         assert lines[3] == f"AssetError | {cure}"
         assert lines[4] == f"LockstepError | {cure}", "the version that is asked for may be there by now"
+
+    def test_an_upgrade_before_the_first_use_gives_all_of_the_newer(self, module_copy: Path, tmp_path: Path) -> None:
+        newer = shutil.copytree(module_copy, tmp_path / "newer")
+        self.upgrade(newer)
+        change = "site = sys.argv[2]; shutil.rmtree(site); shutil.copytree(sys.argv[3], site)"
+        lines = self.run(change, tmp_path, module_copy, newer, site=module_copy, use="")
+        assert lines[:4] == ["done"] * 4
+        assert lines[4].startswith("LockstepError | ")
+
+    def test_a_package_that_was_removed_before_the_first_use_is_said(self, module_copy: Path) -> None:
+        program = "import shutil, sys, supermachine_kernel as k; shutil.rmtree(sys.argv[1]); k.KERNEL"
+        done = child.python(program, module_copy, site=module_copy)
+        assert done.returncode == 1
+        line = done.stderr.splitlines()[-1]
+        assert line.startswith(f"ImportError: {module_copy}")
+        assert line.endswith("; the files were changed while this process ran, as an upgrade does: start it again")
 
     @pytest.mark.parametrize("lost", ["everything", "the modules"])
     def test_a_package_that_was_removed_under_a_running_process_is_said(

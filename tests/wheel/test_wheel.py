@@ -33,6 +33,7 @@ TAG = "py3-none-macosx_11_0_arm64"
 MODULE_FILES = {
     "__init__.py",
     "__main__.py",
+    "_api.py",
     "_assets.py",
     "_bundle.py",
     "_doctor.py",
