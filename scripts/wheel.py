@@ -14,14 +14,15 @@ import json
 import os
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from scripts.asset_build import frontend
 from scripts.asset_build.atomic_write import write_atomically
-from scripts.asset_build.audit.chain import audit
+from scripts.asset_build.audit.chain import audit_installed, audit_wheel
 from scripts.asset_build.audit.errors import AuditError
-from scripts.asset_build.audit.reader import PACKAGE, read_wheel
+from scripts.asset_build.audit.reader import PACKAGE, Wheel, read_wheel
 from scripts.asset_build.errors import BuildError
 from scripts.asset_build.guest_sets import GuestSet, named_sets
 from scripts.asset_build.lock import LOCK_NAME
@@ -112,33 +113,40 @@ def _not_writable(path: Path, error: OSError) -> WheelError:
     return WheelError(str(path), "a place that can be written", found, "name another folder with --out")
 
 
-def _check(python: Path, wheel: Path) -> dict[str, Any]:
+def _check(python: Path, path: Path) -> dict[str, Any]:
     """Install the wheel as pip does on its machines, audit both, and let the module verify itself; what it is."""
     log("checking the wheel")
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "site"
-        install(python, wheel, target)
         try:
-            links = list(audit(wheel, PROJECT, PROJECT / LOCK_NAME, target))
+            wheel = read_wheel(path)
+            with ThreadPoolExecutor() as pool:  # pip takes as long as the audit, and runs beside it
+                installing = pool.submit(install, python, path, target)
+                links = list(audit_wheel(wheel, PROJECT, PROJECT / LOCK_NAME))
+                installing.result()
+            links.append(audit_installed(wheel, target))
         except AuditError as error:
-            raise WheelError(wheel.name, "a wheel that the audit passes", str(error)) from error
+            raise WheelError(path.name, "a wheel that the audit passes", str(error)) from error
         command = [str(python), "-m", "supermachine_kernel", "verify"]
         inside = {**os.environ, "PYTHONPATH": str(target), "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(command, cwd=folder, env=inside, capture_output=True, text=True, check=False)
         if done.returncode:
             found = (done.stderr or done.stdout).strip()
-            raise WheelError(wheel.name, "a wheel whose module verifies its assets once installed", found)
+            raise WheelError(path.name, "a wheel whose module verifies its assets once installed", found)
     log(f"  {len(links)} links of the audit hold")
-    content = read_wheel(wheel)
-    source = content.contents[f"{PACKAGE}/_manifest.py"].decode()
+    return _report(wheel)
+
+
+def _report(wheel: Wheel) -> dict[str, Any]:
+    source = wheel.contents[f"{PACKAGE}/_manifest.py"].decode()
     manifest = ast.literal_eval(source.partition("MANIFEST = ")[2])
     kept = ("set_digest", "origin", "kernel_release", "af_tsi", "assets")
     return {
         "version": manifest["version"],
         "set": manifest["set"],
-        "tag": content.tag,
-        "size": wheel.stat().st_size,
-        "sha256": content.sha256,
+        "tag": wheel.tag,
+        "size": len(wheel.data),
+        "sha256": wheel.sha256,
         **{name: manifest[name] for name in kept},
     }
 

@@ -47,16 +47,26 @@ def audit(path: Path, project: Path, lock_path: Path, installed: Path | None = N
     does not hold.
     """
     wheel = read_wheel(path)
+    yield from audit_wheel(wheel, project, lock_path)
+    if installed is not None:
+        yield audit_installed(wheel, installed)
+
+
+def audit_wheel(wheel: Wheel, project: Path, lock_path: Path) -> Iterator[Link]:
+    """Yield the links of a wheel that was read, as `audit` does. Raises AuditError."""
     yield Link("file", wheel.sha256, f"{wheel.name}, {len(wheel.members)} members")
     lock = _read_lock(lock_path)
     verified = _verify_assets(wheel, lock.set(wheel.guest_set.name))
     yield from _structure(verified)
     yield _compare_version(wheel, verified, lock, lock_path)
     yield from _compare_members(wheel, project, _with_the_wheels_own_record(wheel, verified))
-    if installed is not None:
-        record, python = verify_installed(wheel, installed)
-        started = f"; the command is started by {printable(python)}" if python else ""
-        yield Link("installed", file_sha256(record), f"{installed}: the files of the wheel{started}")
+
+
+def audit_installed(wheel: Wheel, installed: Path) -> Link:
+    """The link from a wheel to what an installer made of it in the folder `installed`. Raises AuditError."""
+    record, python = verify_installed(wheel, installed)
+    started = f"; the command is started by {printable(python)}" if python else ""
+    return Link("installed", file_sha256(record), f"{installed}: the files of the wheel{started}")
 
 
 def _read_lock(path: Path) -> Lock:
