@@ -24,6 +24,8 @@ _MAX_OUT = 256
 
 _CHAINS_IN_TURN = 64
 _MAX_COMPLAINTS = 100
+_PATIENCE = 0.001
+"""Seconds until the guest is told that a few packets of its own were taken, if nothing else interrupts it before."""
 
 
 class Source(Protocol):
@@ -54,7 +56,7 @@ class Link:
         self._out: deque[tuple[Header, bytes]] = deque()
         self._sources: deque[Source] = deque()
         self._room: Chain | None = None
-        self._flushing = self._stalled = self._draining = self._notifying = False
+        self._flushing = self._stalled = self._draining = self._notifying = self._postponed = False
 
     # --- the rings ---
 
@@ -66,7 +68,7 @@ class Link:
 
     def stop_ring(self, index: int) -> None:
         """Forget a ring of the guest's, and end every stream."""
-        del self._queues[index]
+        self._queues.pop(index).notify()
         self.loop.remove_reader(self._kicks.pop(index))
         self._out.clear()
         self.close_streams()
@@ -94,6 +96,15 @@ class Link:
         if not self._notifying:
             self._notifying = True
             self.loop.call_soon(self._notify)
+
+    def _notify_later(self) -> None:
+        if not self._notifying and not self._postponed:
+            self._postponed = True
+            self.loop.call_later(_PATIENCE, self._notify_postponed)
+
+    def _notify_postponed(self) -> None:
+        self._postponed = False
+        self._notify()
 
     # --- to the guest ---
 
@@ -173,7 +184,10 @@ class Link:
             queue.use(chain, 0)
         else:
             self._drain()
-        self._notify_soon()
+        if queue.is_pressing:
+            self._notify_soon()
+        else:
+            self._notify_later()
 
     def _take(self, chain: Chain) -> None:
         first = chain.readable[0] if chain.readable else memoryview(b"")

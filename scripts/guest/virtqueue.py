@@ -84,7 +84,7 @@ class Queue:
         self._used_index = self._used[:4].cast("H")
         self._given = self._used_index[1]
         self.base = self._given if base is None else base & 0xFFFF
-        self._untold = False
+        self._untold = 0
         self._fence = threading.Lock()
 
     def peek(self) -> Chain | None:
@@ -103,13 +103,18 @@ class Queue:
         self._given = (self._given + 1) & 0xFFFF
         self._used_index[1] = self._given  # after the entry: stores of x86 and of the interpreter keep their order
         self.base = (self.base + 1) & 0xFFFF
-        self._untold = True
+        self._untold += len(chain.readable) + len(chain.writable)
+
+    @property
+    def is_pressing(self) -> bool:
+        """Whether a quarter of the ring or more was given back since the last `notify`: the guest may wait for that."""
+        return 4 * self._untold >= self._size
 
     def notify(self) -> None:
         """Interrupt the guest if anything was given back since the last time, unless it asked not to be."""
         if not self._untold or self._call is None:
             return
-        self._untold = False
+        self._untold = 0
         with self._fence:  # a full barrier: the index must be in memory before the flag is read
             pass
         if not self._available[0] & _NO_INTERRUPT:

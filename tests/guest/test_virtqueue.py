@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts.guest import packet
+from scripts.guest import link, packet
 from scripts.guest.behaviour import STANDARD
 from scripts.guest.device import Device
 from scripts.guest.link import RX, TX, Link
@@ -115,27 +115,38 @@ class Guest:
         self.loop.set_exception_handler(lambda _, context: self.faults.append(context["exception"]))
         self.link = Link(self.loop, CID, STANDARD)
         self.rx, self.tx = Driver(256), Driver(256)
-        self._kicks = [os.pipe() for _ in (RX, TX)]
+        self.kicks = [os.pipe() for _ in (RX, TX)]
+        self._calls = os.pipe()
+        os.set_blocking(self._calls[0], False)
         for index, driver in ((RX, self.rx), (TX, self.tx)):
-            os.set_blocking(self._kicks[index][0], False)
-            self.link.start_ring(index, driver.queue(), self._kicks[index][0])
+            os.set_blocking(self.kicks[index][0], False)
+            queue = driver.queue()
+            queue.set_call(self._calls[1])
+            self.link.start_ring(index, queue, self.kicks[index][0])
 
     def run(self) -> None:
         """Let the device do what it has to do: in a number of passes, as a time may be over before it begins."""
         for index in (RX, TX):
-            os.write(self._kicks[index][1], bytes(8))
+            os.write(self.kicks[index][1], bytes(8))
         for _ in range(20):
             self.loop.call_soon(self.loop.stop)
             self.loop.run_forever()
         if self.faults:
             raise self.faults[0]
 
+    def interrupts(self) -> int:
+        """How often it was interrupted since the last call."""
+        try:
+            return len(os.read(self._calls[0], 4096)) // 8
+        except BlockingIOError:
+            return 0
+
     def close(self) -> None:
         """Let go of everything."""
         self.link.stop_ring(TX)
         self.link.stop_ring(RX)
         self.loop.close()
-        for pipe in self._kicks:
+        for pipe in (*self.kicks, self._calls):
             for end in pipe:
                 os.close(end)
 
@@ -288,3 +299,41 @@ def test_device_tells_its_failure() -> None:
                 front_end.sendall(struct.pack("<III", 40, 1, 0))
                 assert front_end.recv(1) == b""
             device.connect(777)
+
+
+def test_a_few_packets_of_the_guest_interrupt_it_later(lying: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "_PATIENCE", 3600)
+    lying.tx.send(header(packet.RST).pack())
+    lying.run()
+    assert lying.interrupts() == 0
+    lying.rx.receive_into([200])
+    lying.link.send(header(packet.RST))
+    lying.run()
+    assert lying.interrupts() == 2, "a packet for the guest was to interrupt it for both rings"
+
+
+def test_a_few_packets_of_the_guest_interrupt_it_at_last(lying: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "_PATIENCE", 0)
+    lying.tx.send(header(packet.RST).pack())
+    lying.run()
+    assert lying.interrupts() == 1
+
+
+def test_a_quarter_of_the_ring_interrupts_the_guest_at_once(lying: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "_PATIENCE", 3600)
+    for _ in range(63):
+        lying.tx.send(header(packet.RST).pack())
+        lying.run()
+    assert lying.interrupts() == 0
+    lying.tx.send(header(packet.RST).pack())
+    lying.run()
+    assert lying.interrupts() == 1
+
+
+def test_a_ring_that_stops_interrupts_the_guest_before(lying: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "_PATIENCE", 3600)
+    lying.tx.send(header(packet.RST).pack())
+    lying.run()
+    lying.link.stop_ring(TX)
+    assert lying.interrupts() == 1
+    lying.link.start_ring(TX, lying.tx.queue(), lying.kicks[TX][0])
