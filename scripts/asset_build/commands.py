@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import shutil
@@ -97,6 +98,8 @@ class EggInfo(egg_info):
 
     def run(self) -> None:
         shutil.rmtree(self.egg_info, ignore_errors=True)  # an older SOURCES.txt would add its files to the sdist
+        # MANIFEST.in keeps out what may lie there another time: that it is not there now is nothing to warn of.
+        logging.root.addFilter(lambda record: "no previously-included" not in str(record.msg))
         super().run()
 
 
