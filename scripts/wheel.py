@@ -119,9 +119,9 @@ def _check(python: Path, path: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "site"
         try:
-            wheel = read_wheel(path)
             with ThreadPoolExecutor() as pool:  # pip takes as long as the audit, and runs beside it
                 installing = pool.submit(install, python, path, target)
+                wheel = read_wheel(path)
                 links = list(audit_wheel(wheel, PROJECT, PROJECT / LOCK_NAME))
                 installing.result()
             links.append(audit_installed(wheel, target))
