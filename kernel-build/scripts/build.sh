@@ -202,7 +202,7 @@ build_cached() {
     if ! proven "$set"; then
         : > "$log"
         if ! proven "$kernel"; then
-            ! type ccache > /dev/null 2>&1 || COMPILER_CACHE=$CACHE/ccache
+            ! type ccache > /dev/null 2>&1 || COMPILER_CACHE=$(compiler_cache)
             build_kernel "$work/kernel-build" "$work/kernel"
             keep "$work/kernel" "$kernel"
         fi

@@ -84,3 +84,12 @@ lock() {
 }
 
 unlock() { exec 9>&-; }
+
+# compiler_cache: prints the folder for ccache, which is told to take the headers of a file from the compiler's own list of
+# them. By itself it has each file preprocessed once more to find them, and a first build takes longer for that.
+compiler_cache() {
+    mkdir -p "$CACHE/ccache"
+    printf 'depend_mode = true\ncompression = false\n' > "$work/ccache.conf"
+    mv "$work/ccache.conf" "$CACHE/ccache/"
+    echo "$CACHE/ccache"
+}

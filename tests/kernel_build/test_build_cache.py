@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.machine.packages import install_commands
 from tests.support import disk
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "kernel-build" / "scripts"
@@ -99,3 +100,22 @@ def test_cdpath_leads_the_build_nowhere(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=folder, env=inside, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith("Usage: ")
+
+
+def test_ccache_runs_the_compiler_once_for_a_new_file_and_never_for_a_known_one(tmp_path: Path) -> None:
+    """The kernel's makefiles ask for the list of headers by `-Wp,-MMD`."""
+    install_commands(["ccache", "aarch64-linux-gnu-gcc"])
+    (tmp_path / "work").mkdir()
+    (tmp_path / "seven.c").write_text("int seven(void) { return 7; }\n")
+    compiler = tmp_path / "counted-gcc"
+    compiler.write_text(f'#!/bin/sh\necho run >> {tmp_path}/runs\nexec aarch64-linux-gnu-gcc "$@"\n')
+    compiler.chmod(0o755)
+    program = f"CACHE={tmp_path}/cache work={tmp_path}/work; . {SCRIPTS}/cache.sh; compiler_cache"
+    folder = subprocess.run(["bash", "-euc", program], capture_output=True, text=True, check=True).stdout.strip()
+    assert folder == f"{tmp_path}/cache/ccache"
+    command = ["ccache", str(compiler), f"-Wp,-MMD,{tmp_path}/seven.d", "-c", "seven.c", "-o", "seven.o"]
+    for _ in range(2):
+        subprocess.run(command, cwd=tmp_path, env={**os.environ, "CCACHE_DIR": folder}, check=True)
+        assert (tmp_path / "seven.o").exists()
+        (tmp_path / "seven.o").unlink()
+    assert (tmp_path / "runs").read_text() == "run\n"
