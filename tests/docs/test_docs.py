@@ -128,7 +128,7 @@ def test_every_block_runs(reader: Path, name: str) -> None:
 def test_the_readme_leads_to_every_page_and_stays_short(project: Path) -> None:
     readme = (project / "README.md").read_text()
     for name in DOCUMENTS:
-        assert f"/docs/{name}\n" in readme, f"README.md does not lead to docs/{name}"
+        assert f"/docs/{name})" in readme, f"README.md does not lead to docs/{name}"
     assert len(readme.splitlines()) <= 130
 
 
@@ -138,11 +138,9 @@ def test_the_readme_s_links_are_those_of_the_project_s_url_to_files_that_exist(p
     setup.read(project / "setup.cfg")
     (source,) = re.findall(r"^Source = (\S+)$", setup["metadata"]["project_urls"], re.MULTILINE)
     readme = (project / "README.md").read_text()
-    links = dict(re.findall(r"^\[([\w-]+)\]: (\S+)$", readme, re.MULTILINE))
-    used = set(re.findall(r"\[[^]\[]+\]\[([\w-]+)\]", readme))
-    assert used == set(links)
-    assert not re.search(r"\]\((?!https://)", readme), "a relative link"
-    for link in links.values():
+    links = re.findall(r"\]\((\S+)\)", readme)
+    assert len(links) > len(DOCUMENTS)
+    for link in links:
         assert link == source or (project / link.removeprefix(f"{source}/blob/main/")).is_file(), link
 
 
