@@ -138,7 +138,7 @@ def test_the_readme_s_links_are_those_of_the_project_s_url_to_files_that_exist(p
     setup.read(project / "setup.cfg")
     (source,) = re.findall(r"^Source = (\S+)$", setup["metadata"]["project_urls"], re.MULTILINE)
     readme = (project / "README.md").read_text()
-    links = re.findall(r"\]\((\S+)\)", readme)
+    links = re.findall(r"\]\(([^\s)]+)\)", readme)
     assert len(links) > len(DOCUMENTS)
     for link in links:
         assert link == source or (project / link.removeprefix(f"{source}/blob/main/")).is_file(), link
