@@ -13,6 +13,15 @@ So a fork waits for this lock.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_LOADING.acquire, after_in_parent=_LOADING.release, after_in_child=_LOADING.release)
 
+_START_AGAIN = "the files were changed while this process ran, as an upgrade does: start it again"
+
+
+def _not_loaded(where: str, error: ImportError) -> ImportError:
+    """What to raise for a module of this package that is not there any more, or does not fit those that were loaded."""
+    text = f"{where}: expected the modules of this package, found an error: {error}; {_START_AGAIN}"
+    return ImportError(text, name=error.name)
+
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._api import *  # noqa: F403
@@ -34,11 +43,7 @@ else:
             try:
                 from ._api import fill
             except ImportError as error:
-                raise ImportError(
-                    f"{__file__}: expected the other modules of this package, found an error: {error}; "
-                    "the files were changed while this process ran, as an upgrade does: start it again",
-                    name=error.name,
-                ) from error
+                raise _not_loaded(__spec__.origin or __name__, error) from error
             fill()
         return sys.modules[__name__]
 

@@ -2,7 +2,8 @@
 
 import os
 
-from ._package import ASSETS_DIRECTORY, DIRECTORY, LOADING, MANIFEST, SETS, START_AGAIN, archive
+from . import _START_AGAIN
+from ._package import ASSETS_DIRECTORY, DIRECTORY, LOADING, MANIFEST, SETS, archive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -338,5 +339,5 @@ def _how_to_reinstall() -> str:
         with LOADING:
             from ._installation import how_to_reinstall
     except ImportError:
-        return START_AGAIN
+        return _START_AGAIN
     return how_to_reinstall()

@@ -3,8 +3,8 @@
 import os
 import sys
 
-from . import _package
-from ._package import DIRECTORY, LOADING, START_AGAIN, installed_version
+from . import _START_AGAIN, _package
+from ._package import DIRECTORY, LOADING, installed_version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def installation_kind() -> str:
 def how_to_reinstall() -> str:
     """What to do when the assets of this installation are missing or damaged."""
     if _package.has_changed():
-        return START_AGAIN
+        return _START_AGAIN
     this = installation_kind()
     if this in ("wheel", "copy"):
         return f"install the wheel again ({_reinstall()})"
@@ -56,7 +56,7 @@ def how_to_reinstall() -> str:
 def how_to_install(version: str) -> str:
     """What to do to have the assets of the release `version` instead of these."""
     if _package.has_changed():
-        return START_AGAIN
+        return _START_AGAIN
     if installation_kind() in ("wheel", "copy", "editable", "checkout"):
         return f'pip install "supermachine-kernel=={version}"'
     return f"build the app again, with supermachine-kernel=={version}"

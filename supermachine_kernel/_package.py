@@ -2,7 +2,7 @@
 
 import os
 
-from . import _LOADING
+from . import _LOADING, _not_loaded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ except NameError:  # an importer that knows no files: nothing is found below a d
 
 ASSETS_DIRECTORY = os.path.join(DIRECTORY, "assets")
 
-START_AGAIN = "the files were changed while this process ran, as an upgrade does: start it again"
-
 
 class _Loading:
     """Entered while a public call imports what it needs: no other thread forks until it is left.
@@ -49,10 +47,7 @@ class _Loading:
     ) -> None:
         _LOADING.release()
         if isinstance(error, ImportError) and str(error.name).startswith("supermachine_kernel"):
-            raise ImportError(
-                f"{DIRECTORY}: expected the modules of this package, found an error: {error}; {START_AGAIN}",
-                name=error.name,
-            ) from error
+            raise _not_loaded(DIRECTORY, error) from error
 
 
 LOADING = _Loading()

@@ -15,7 +15,7 @@ from supermachine_kernel import ASSETS, KERNEL, ensure_assets
 from tests.support import child, disk, odd_system
 from tests.support.quick import sampled
 
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is of Linux")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD, strace and disk images are of Linux")
 
 WAYS = {
     "extract_to": "k.INIT_OCI.extract_to(folder / 'init-oci')",
