@@ -43,6 +43,11 @@
 	} \
 	static void name(void)
 
+/* The least that a timeout of 0.3 s takes. Linux counts in ticks, and one CPU counts for all: if the machine lets that
+ * CPU stand still, the others begin to wait at a time that is past.
+ */
+#define TIMEOUT_LASTS 0.2
+
 /* Ends the case unless it holds. */
 #define CHECK(condition) \
 	do { \
