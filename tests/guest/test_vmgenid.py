@@ -70,6 +70,19 @@ def test_clones_draw_numbers_of_their_own_by_vmgenid_alone(built_set: Path, tmp_
     assert_draws_differ(*recorded)
 
 
+def test_a_new_number_while_network_devices_change(built_set: Path, tmp_path: Path) -> None:
+    """Linux tells WireGuard of it, which may wait for the lock of the network devices; an interrupt may not."""
+    host, changing = Host(tmp_path, 2), "echo changing; while ip link set lo down && ip link set lo up; do :; done"
+    options = (configuration("sh", "-c", changing), Container(), 2)
+    with snapshot.running_with(built_set, tmp_path, *options, None, "", host.arguments) as running:
+        running.machine.wait_for("changing", guest.LIMIT)
+        for number in range(1, 51):
+            host.change_number()
+            interrupt(host, running, number)
+        assert reseeded(running) == 50
+        assert b"BUG: " not in running.agent.exec("dmesg").stdout
+
+
 def test_parked_registers_are_the_same_with_an_interrupt_pending(built_set: Path, tmp_path: Path) -> None:
     """At a shared interrupt and at one of another CPU: before it is taken, in the guest restored then, and after."""
     host, disk, saved = Host(tmp_path, 4), snapshot.make_disk(tmp_path), tmp_path / "saved"
