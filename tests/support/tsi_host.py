@@ -31,13 +31,14 @@ class Servers:
         self._datagrams = [_at_both_loopbacks(socket.SOCK_DGRAM) for _ in range(3)]
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
+        self._acting: socket.socket | None = None
         self._ending = False
         self._endings: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._accept, args=(sock,)) for sock in self._streams]
         self._threads.append(threading.Thread(target=self._answer_datagrams))
-        with socket.socket() as nobody:
-            nobody.bind(("127.0.0.1", 0))
-            self.closed_port: int = nobody.getsockname()[1]
+        self._nobody = socket.socket()  # bound, so that nobody else listens there
+        self._nobody.bind(("127.0.0.1", 0))
+        self.closed_port: int = self._nobody.getsockname()[1]
 
     @property
     def arguments(self) -> list[str]:
@@ -70,7 +71,7 @@ class Servers:
                     sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join()
-        for sock in [*self._streams, *(sock for pair in self._datagrams for sock in pair)]:
+        for sock in [self._nobody, *self._streams, *(sock for pair in self._datagrams for sock in pair)]:
             sock.close()
 
     # --- streams ---
@@ -117,12 +118,16 @@ class Servers:
         elif what == "ending":
             sock.sendall(self._endings.get(timeout=LIMIT))
         elif what == "act":
+            with self._lock:
+                self._acting = sock
             try:
                 while (line := _line(sock)) is not None:
                     self._act(line)
                     sock.sendall(b"ok\n")
             finally:
-                self._act("none")
+                with self._lock:
+                    if self._acting is sock:  # the next may have begun before this one was seen to end
+                        self._act("none")
         else:
             _do(sock, [what, *words])
 

@@ -69,6 +69,21 @@ CASE(connected_datagrams)
 	}
 }
 
+CASE(connected_socket_hears_no_other)
+{
+	union address to = loopback(AF_INET, udp_ports[0]), other = loopback(AF_INET, udp_ports[1]);
+	int fd = udp(AF_INET);
+
+	CHECK(!connect(fd, &to.any, length(&to)));
+	send_to(fd, "hello", &other);
+	CHECK(!readable(fd, 500));
+	send_to(fd, "hello", &to);
+	received_from(fd, "0:hello", &to);
+	CHECK(!connect(fd, &other.any, length(&other)));
+	send_to(fd, "hello", &other);
+	received_from(fd, "1:hello", &other);
+}
+
 CASE(connected_datagrams_over_ipv6)
 {
 	union address to = loopback(AF_INET6, udp_ports[1]);

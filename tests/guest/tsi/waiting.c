@@ -89,6 +89,21 @@ CASE(send_timeout)
 	FAILS(send(fd, data, sizeof data, MSG_NOSIGNAL), EAGAIN);
 }
 
+CASE(fewer_bytes_are_enough_while_epoll_waits)
+{
+	struct epoll_event event = { .events = EPOLLIN };
+	int fd = serve(AF_INET, "echo"), queue = epoll_create1(0), enough = 100;
+
+	CHECK(!setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &enough, sizeof enough));
+	CHECK(!epoll_ctl(queue, EPOLL_CTL_ADD, fd, &event));
+	send_all(fd, "hello", 5);
+	CHECK(epoll_wait(queue, &event, 1, 500) == 0);
+	enough = 1;
+	CHECK(!setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &enough, sizeof enough));
+	CHECK(epoll_wait(queue, &event, 1, 10000) == 1);
+	expect(fd, "hello");
+}
+
 CASE(nonblocking_send_and_recv)
 {
 	static char data[1 << 16];
