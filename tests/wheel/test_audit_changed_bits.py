@@ -35,6 +35,8 @@ def test_one_changed_bit_is_found_unless_it_changes_no_member_and_nothing_around
     offsets = {chance.randrange(len(data)) for _ in range(20)}
     offsets |= {len(data) - chance.randrange(1, 70_000) for _ in range(30)}  # licences, RECORD and the directory
     offsets |= {stream[-1] for stream in chance.sample(streams, 10)}
+    ends = zip([0, *(stream.stop for stream in streams)], [*(stream.start for stream in streams), len(data)])
+    offsets |= {*chance.sample([offset for end in ends for offset in range(*end)], 40)}  # headers and the directory
     for offset in offsets:
         path.write_bytes(data[:offset] + bytes([data[offset] ^ 1 << chance.randrange(8)]) + data[offset + 1 :])
         try:
